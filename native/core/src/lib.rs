@@ -1,0 +1,3 @@
+//! The switch of a node agent: accepts, matches a flow table, encrypts, tunnels, copies and counts. On a miss it asks
+//! once (an [`api::Offer`]) and caches the answer exactly as widely as the answer allows.
+pub mod api;

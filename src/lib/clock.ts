@@ -1,0 +1,24 @@
+/** Time as a parameter: production code takes a Clock, tests drive one by hand. */
+export interface Clock {
+  /** Milliseconds since the epoch. */
+  now(): number;
+  /** Calls back once after `delayMs`; the returned function cancels. Does not keep the process alive. */
+  schedule(delayMs: number, callback: () => void): () => void;
+}
+
+export const systemClock: Clock = {
+  now: () => Date.now(),
+  schedule(delayMs, callback) {
+    // setTimeout holds at most 2^31-1 ms; a longer wait is cut into pieces.
+    let timer: NodeJS.Timeout;
+    const arm = (left: number): void => {
+      const step = Math.min(left, MAX_TIMER_MS);
+      timer = setTimeout(() => (left > step ? arm(left - step) : callback()), step);
+      timer.unref();
+    };
+    arm(Math.max(0, delayMs));
+    return () => clearTimeout(timer);
+  },
+};
+
+const MAX_TIMER_MS = 2 ** 31 - 1;
