@@ -1,0 +1,52 @@
+# The commands of this project. `make demo` and `make test` do everything, on a fresh machine too.
+SHELL := /bin/sh
+export PATH := $(CURDIR)/node_modules/node/bin:$(CURDIR)/node_modules/.bin:$(PATH)
+NODE := node_modules/node/bin/node
+ADDON := native/binding/meltemi.linux.node
+RUST := $(shell find native -name target -prune -o \( -name '*.rs' -o -name Cargo.toml \) -print) native/Cargo.lock
+TS := $(shell find src test -name '*.ts')
+
+.PHONY: build demo test bench lint format generate fuzz clean
+
+build: dist/.built $(ADDON)
+
+demo: build
+	bin/prerequisites run
+	$(NODE) --enable-source-maps dist/test/demo/main.js $(if $(KEEP),--keep)
+
+# SUITES narrows the run, for example: make test SUITES="unit rust"
+test: build
+	bin/prerequisites test
+	$(NODE) --enable-source-maps dist/test/run.js $(SUITES)
+
+# PEER adds a ztunnel binary that you have: make bench PEER="--peer-ztunnel /path/to/ztunnel"
+bench: build
+	bin/prerequisites test
+	$(NODE) --enable-source-maps dist/test/bench/main.js $(PEER)
+
+lint: node_modules/.installed
+	biome check .
+	cd native && cargo fmt --check && cargo clippy --all-targets --quiet -- -D warnings
+
+format: node_modules/.installed
+	biome check --write .
+	cd native && cargo fmt
+
+generate: node_modules/.installed
+	buf generate
+
+clean:
+	rm -rf dist node_modules native/target $(ADDON)
+
+node_modules/.installed: package.json package-lock.json
+	bin/prerequisites build
+	npm ci --no-audit --no-fund --loglevel=error
+	touch $@
+
+dist/.built: node_modules/.installed tsconfig.json $(TS)
+	tsc -p tsconfig.json
+	touch $@
+
+$(ADDON): node_modules/.installed $(RUST)
+	npm run --silent build:native
+	touch $@
