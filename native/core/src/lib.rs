@@ -1,3 +1,8 @@
 //! The switch of a node agent: accepts, matches a flow table, encrypts, tunnels, copies and counts. On a miss it asks
 //! once (an [`api::Offer`]) and caches the answer exactly as widely as the answer allows.
 pub mod api;
+pub mod flow;
+pub mod group;
+pub mod hpack;
+pub mod report;
+pub mod stats;
