@@ -7,9 +7,17 @@ import type { Result } from '../../lib/result.js';
 export interface Redirector {
   /** Puts the rules and the policy routing in place, in one transaction; the former rules hold until then. */
   apply(pod: RedirectedPod): Promise<Result<void>>;
+  /**
+   * First step of letting go: captures nothing new, but goes on translating the packets of captured connections, so
+   * that their ends reach the app. Then close the pod's connections in the engine, then `remove`.
+   */
+  release(pod: RedirectedPod): Promise<Result<void>>;
   /** Takes away everything that `apply` made. A namespace that is gone, or never had any, is no error. */
   remove(pod: RedirectedPod): Promise<Result<void>>;
-  /** What differs from what `apply` would leave, one sentence each; empty when nothing does. */
+  /**
+   * What differs from what this process's last `apply` left, one sentence each; empty when nothing does. A pod that was
+   * never applied is reported as such. Looks at the rules, not at the policy routing (which `apply` re-asserts).
+   */
   audit(pod: RedirectedPod): Promise<Result<readonly string[]>>;
 }
 
@@ -20,7 +28,7 @@ export interface RedirectedPod {
   netns: string;
   /** The pod has an IPv6 stack: rules and routes are made for both families. */
   ipv6: boolean;
-  /** Nameservers whose port 53 is captured; empty when DNS is left alone. */
+  /** Nameservers whose port 53 is captured; empty when DNS is left alone. Loopback addresses are passed over. */
   nameservers: readonly string[];
   /** `ambient.istio.io/bypass-inbound-capture`: inbound connections reach the app as they come. Default false. */
   bypassInbound?: boolean;
