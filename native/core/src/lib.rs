@@ -3,6 +3,12 @@
 pub mod api;
 pub mod flow;
 pub mod group;
+pub mod h2;
 pub mod hpack;
+pub mod keys;
+pub mod net;
+pub mod record;
 pub mod report;
+pub mod spiffe;
 pub mod stats;
+pub mod tls;
