@@ -67,7 +67,8 @@ impl Groups {
         }
         let untried = |endpoint: &&Arc<Endpoint>| !tried.iter().any(|other| target(other) == target(endpoint));
         let ready = |endpoint: &&Arc<Endpoint>| untried(endpoint) && !self.is_set_aside(endpoint, now_ms);
-        let chosen = weighted(|| healthy().filter(ready), random).or_else(|| weighted(|| healthy().filter(untried), random));
+        let chosen =
+            weighted(|| healthy().filter(ready), random).or_else(|| weighted(|| healthy().filter(untried), random));
         chosen.map_or(Pick::Exhausted, |endpoint| Pick::Endpoint(endpoint.clone()))
     }
 
@@ -94,7 +95,10 @@ impl Groups {
 }
 
 /// Chooses within the lowest rank, by weight. The candidates are walked three times and never collected.
-fn weighted<'a, I: Iterator<Item = &'a Arc<Endpoint>>>(candidates: impl Fn() -> I, random: u64) -> Option<&'a Arc<Endpoint>> {
+fn weighted<'a, I: Iterator<Item = &'a Arc<Endpoint>>>(
+    candidates: impl Fn() -> I,
+    random: u64,
+) -> Option<&'a Arc<Endpoint>> {
     let rank = candidates().map(|endpoint| endpoint.rank).min()?;
     let in_rank = || candidates().filter(move |endpoint| endpoint.rank == rank);
     let total: u64 = in_rank().map(|endpoint| weight(endpoint)).sum();

@@ -136,7 +136,8 @@ mod tests {
     #[test]
     fn tells_a_failed_connection_by_level_message_and_error() {
         let mut out = String::new();
-        let failed = Record { established: false, error: Some("no \"route\""), hbone: None, verdict_log: "", ..record() };
+        let failed =
+            Record { established: false, error: Some("no \"route\""), hbone: None, verdict_log: "", ..record() };
         render(&mut out, &failed);
         assert!(out.contains(r#""level":"warn","scope":"access","message":"connection failed""#), "{out}");
         assert!(out.ends_with(",\"error\":\"no \\\"route\\\"\"}\n"), "{out}");

@@ -122,7 +122,8 @@ impl Registry {
 
     /// Appends all series in Prometheus text format, sorted by labels so that two scrapes compare.
     pub fn render(&self, out: &mut String) {
-        let mut sorted: Vec<(&str, &Series)> = self.series.iter().map(|(key, held)| (&key[..], &*held.series)).collect();
+        let mut sorted: Vec<(&str, &Series)> =
+            self.series.iter().map(|(key, held)| (&key[..], &*held.series)).collect();
         sorted.sort_unstable_by_key(|(key, _)| *key);
         if self.overflowed > 0 {
             sorted.push((OVERFLOW_LABELS, &self.overflow));
@@ -142,7 +143,12 @@ impl Registry {
         let _ = writeln!(out, "meltemi_series {}", self.series.len());
         header(out, "meltemi_series_evicted_total", "Label sets forgotten because nothing used them.", "counter");
         let _ = writeln!(out, "meltemi_series_evicted_total {}", self.evicted);
-        header(out, "meltemi_series_overflowed_total", "Connections counted without labels: too many label sets.", "counter");
+        header(
+            out,
+            "meltemi_series_overflowed_total",
+            "Connections counted without labels: too many label sets.",
+            "counter",
+        );
         let _ = writeln!(out, "meltemi_series_overflowed_total {}", self.overflowed);
     }
 }
