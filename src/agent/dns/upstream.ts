@@ -69,7 +69,9 @@ async function askOne(
   const accepts = (reply: Buffer) => isReplyTo(reply, id, query.question);
   const udp = await askUdp(ask, accepts, server, netns, deps, limitMs);
   const truncated = udp !== undefined && (udp.readUInt16BE(2) & TC) !== 0;
-  const reply = truncated && protocol === 'tcp' ? await askTcp(ask, accepts, server, netns, deps, limitMs) : udp;
+  const again = truncated && protocol === 'tcp';
+  const tcp = again ? await askTcp(ask, accepts, server, netns, deps, limitMs).catch(() => undefined) : undefined;
+  const reply = tcp ?? udp;
   reply?.writeUInt16BE(query.id, 0);
   return reply;
 }
