@@ -1,0 +1,134 @@
+import {
+  LoadBalancing_HealthPolicy,
+  LoadBalancing_Mode,
+  LoadBalancing_Scope,
+  type Service,
+  TunnelProtocol,
+  type Workload,
+  WorkloadStatus,
+} from '../../gen/istio/workload/workload_pb.js';
+import { isIpv6 } from '../../lib/ip.js';
+import { destinationLabels, destinationLog } from '../../telemetry/access-record.js';
+import type { Endpoint } from '../dataplane/dataplane.js';
+import { addressesOf, identityOf } from '../store/facts.js';
+import type { EndpointSource } from '../store/snapshot.js';
+import type { GroupSpec } from './group-spec.js';
+import type { Self } from './observed.js';
+
+/** A workload considered for a group: an endpoint, or why it is none. */
+export type Candidate =
+  | { readonly uid: string; readonly endpoint: Endpoint }
+  | { readonly uid: string; readonly excluded: string };
+
+/** All candidates of a group, those left out included. Pure. */
+export function candidatesOf(spec: GroupSpec, source: EndpointSource, self: Self): Candidate[] {
+  const uids = spec.kind === 'workload' ? [spec.uid] : source.endpointsOf(spec.service);
+  return uids.map((uid) => candidateOf(spec, uid, source, self));
+}
+
+/** One workload as a candidate of a group. Pure. */
+export function candidateOf(spec: GroupSpec, uid: string, source: EndpointSource, self: Self): Candidate {
+  const workload = source.fullWorkload(uid);
+  if (workload === undefined) return { uid, excluded: 'not-known' };
+  if (workload.network !== self.network) return { uid, excluded: 'other-network' };
+  if (spec.kind === 'workload') return workloadCandidate(spec, workload);
+  const service = source.service(spec.service);
+  if (service === undefined) return { uid, excluded: 'service-not-known' };
+  return serviceCandidate(spec, service, workload, self);
+}
+
+function workloadCandidate(spec: Extract<GroupSpec, { kind: 'workload' }>, workload: Workload): Candidate {
+  if (!addressesOf(workload).includes(spec.ip)) return { uid: workload.uid, excluded: 'address-gone' };
+  const endpoint = endpointAt(workload, spec.ip, spec.port, spec.authority, []);
+  // A client that names the pod itself gets it, ready or not.
+  return { uid: workload.uid, endpoint: { ...endpoint, weight: 1, rank: 0, healthy: true } };
+}
+
+function serviceCandidate(
+  spec: Extract<GroupSpec, { kind: 'service' }>,
+  service: Service,
+  workload: Workload,
+  self: Self,
+): Candidate {
+  const { uid } = workload;
+  const port = targetPort(service, workload, spec.service, spec.port);
+  if (port === undefined) return { uid, excluded: 'port-not-served' };
+  const addresses = addressesOf(workload);
+  const ip = addresses.find((address) => isIpv6(address) === (spec.family === 6)) ?? addresses[0];
+  if (ip === undefined) return { uid, excluded: 'no-address' };
+  const rank = localityRank(service, workload, self);
+  if (rank === undefined) return { uid, excluded: 'other-locality' };
+  const endpoint = endpointAt(workload, ip, port, spec.authority, service.subjectAltNames);
+  const weight = workload.capacity ?? 1;
+  if (weight === 0) return { uid, excluded: 'weight-zero' };
+  return { uid, endpoint: { ...endpoint, weight, rank, healthy: isHealthy(service, workload) } };
+}
+
+function endpointAt(workload: Workload, ip: string, port: number, authority: string, names: readonly string[]) {
+  const tunnelled = workload.tunnelProtocol === TunnelProtocol.HBONE;
+  // A waypoint's own port is the tunnel's end; an ordinary endpoint is reached through its node's.
+  const tunnelPort = authority === '' ? HBONE_PORT : port;
+  const identity = tunnelled ? identityOf(workload) : '';
+  return {
+    id: workload.uid,
+    ip,
+    port,
+    tunnelIp: tunnelled ? ip : '',
+    tunnelPort: tunnelled ? tunnelPort : 0,
+    authority: tunnelled ? authority : '',
+    identities: tunnelled ? [...new Set([identity, ...names])] : [],
+    labels: destinationLabels(workload, identity),
+    log: destinationLog(workload, identity),
+  };
+}
+
+/** The port behind a service port; undefined when this workload does not serve it. */
+export function targetPort(service: Service, workload: Pick<Workload, 'services'>, key: string, port: number) {
+  const own = workload.services[key]?.ports ?? [];
+  const named = own.find((each) => each.servicePort === port);
+  if (named !== undefined && named.targetPort !== 0) return named.targetPort;
+  if (named === undefined && own.length > 0) return undefined;
+  return service.ports.find((each) => each.servicePort === port)?.targetPort || undefined;
+}
+
+function isHealthy(service: Service, workload: Workload): boolean {
+  if (service.loadBalancing?.healthPolicy === LoadBalancing_HealthPolicy.ALLOW_ALL) return true;
+  return workload.status === WorkloadStatus.HEALTHY;
+}
+
+/** 0 is nearest; undefined when the service wants nothing so far away. */
+function localityRank(service: Service, workload: Workload, self: Self): number | undefined {
+  const scopes = service.loadBalancing?.routingPreference ?? [];
+  const firstMiss = scopes.findIndex((scope) => !sharesScope(scope, workload, self));
+  const matched = firstMiss < 0 ? scopes.length : firstMiss;
+  switch (service.loadBalancing?.mode) {
+    case LoadBalancing_Mode.STRICT:
+      return matched === scopes.length ? 0 : undefined;
+    case LoadBalancing_Mode.FAILOVER:
+      return scopes.length - matched;
+    default:
+      return 0;
+  }
+}
+
+function sharesScope(scope: LoadBalancing_Scope, workload: Workload, self: Self): boolean {
+  switch (scope) {
+    case LoadBalancing_Scope.REGION:
+      return (workload.locality?.region ?? '') === self.locality.region;
+    case LoadBalancing_Scope.ZONE:
+      return (workload.locality?.zone ?? '') === self.locality.zone;
+    case LoadBalancing_Scope.SUBZONE:
+      return (workload.locality?.subzone ?? '') === self.locality.subzone;
+    case LoadBalancing_Scope.NODE:
+      return workload.node === self.node;
+    case LoadBalancing_Scope.CLUSTER:
+      return (workload.clusterId || DEFAULT_CLUSTER) === self.cluster;
+    case LoadBalancing_Scope.NETWORK:
+      return workload.network === self.network;
+    default:
+      return true;
+  }
+}
+
+export const HBONE_PORT = 15008;
+const DEFAULT_CLUSTER = 'Kubernetes';

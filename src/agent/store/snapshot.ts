@@ -1,0 +1,55 @@
+import type { Authorization } from '../../gen/istio/security/authorization_pb.js';
+import type { Service, Workload } from '../../gen/istio/workload/workload_pb.js';
+
+/**
+ * The mesh as one decision sees it: read-only, and valid for one synchronous call (nothing is copied; the next change
+ * is visible at once). What a look-up returns is shared and not to be changed. Lists are in a stable order.
+ */
+export interface Snapshot {
+  readonly version: number;
+  /** True once addresses and policies have each been received in full. */
+  readonly synced: boolean;
+
+  /** The steady facts of a workload. */
+  workload(uid: string): SteadyWorkload | undefined;
+  /** Uids of the workloads with this address. */
+  workloadsAt(network: string, ip: string): readonly string[];
+  /** Names (`namespace/name`) of policies that select the workload; undefined when it is not known. */
+  policiesOf(uid: string): readonly string[] | undefined;
+  /** By `namespace/hostname`. */
+  service(key: string): Service | undefined;
+  /** Keys of the services whose virtual address (longest prefix) contains `ip`. */
+  servicesAt(network: string, ip: string): readonly string[];
+  /** Keys of the services with this hostname. */
+  servicesNamed(hostname: string): readonly string[];
+  isEndpoint(service: string, uid: string): boolean;
+  /** Names of the policies of a namespace, or of the whole mesh (''). */
+  policiesIn(namespace: string): readonly string[];
+  policy(key: string): Authorization | undefined;
+  pod(uid: string): LocalPod | undefined;
+}
+
+/** What decisions may know of a workload: a change of its health or weight touches groups, never verdicts. */
+export type SteadyWorkload = Omit<Workload, 'status' | 'capacity' | 'authorizationPolicies'>;
+
+/** What endpoint groups and explanations need beyond it. */
+export interface EndpointSource {
+  service(key: string): Service | undefined;
+  fullWorkload(uid: string): Workload | undefined;
+  isEndpoint(service: string, uid: string): boolean;
+  /** Uids of all workloads that name the service, in order. */
+  endpointsOf(service: string): readonly string[];
+}
+
+/** A captured (or about to be captured) pod of this node, known from enrolment and not from the control plane. */
+export interface LocalPod {
+  readonly uid: string;
+  readonly name: string;
+  readonly namespace: string;
+  readonly serviceAccount: string;
+  /** SPIFFE id. */
+  readonly identity: string;
+  /** Canonical addresses. */
+  readonly addresses: readonly string[];
+  readonly labels: Readonly<Record<string, string>>;
+}
