@@ -156,8 +156,8 @@ async function listen(command: ListenCommand): Promise<object> {
     ALPNProtocols: ['h2'],
   });
   server.on('stream', (stream, headers) => {
-    const peer = (stream.session?.socket as tls.TLSSocket).getPeerCertificate();
-    served.push({ ...headers, peer: peer.subjectaltname });
+    const socket = (stream.session as http2.Http2Session).socket as tls.TLSSocket;
+    served.push({ ...headers, peer: socket.getPeerCertificate().subjectaltname });
     if (command.status !== undefined && command.status !== 200) {
       stream.respond({ ':status': command.status }, { endStream: true });
       return;

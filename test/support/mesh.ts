@@ -1,0 +1,338 @@
+/** A lab as the mesh tests use it: through the command line, the status it prints and the admin sockets of its agents. */
+import { spawn } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { request } from 'node:http';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { type Manifest, marker } from './manifests.js';
+import { Prober } from './prober.js';
+import type { Place } from './worker.js';
+
+export interface NodeStatus {
+  readonly name: string;
+  readonly netns: string;
+  readonly addresses: readonly string[];
+  readonly accessLog: string;
+  readonly agentPid: number;
+}
+
+export interface PodStatus {
+  readonly name: string;
+  readonly namespace: string;
+  readonly node: string;
+  readonly netns: string;
+  readonly addresses: readonly string[];
+  readonly pids: readonly number[];
+  readonly ready: boolean;
+  /** `enabled` when captured, empty when not. */
+  readonly redirection: string;
+}
+
+export interface LabStatus {
+  readonly nodes: readonly NodeStatus[];
+  readonly pods: readonly PodStatus[];
+  readonly controlPlane?: { readonly pid: number };
+}
+
+export interface Ran {
+  readonly stdout: string;
+  readonly stderr: string;
+  readonly exitCode: number;
+}
+
+export class Mesh implements AsyncDisposable {
+  readonly name: string;
+  readonly directory: string;
+  readonly #scratch = mkdtempSync(join(tmpdir(), 'meltemi-mesh-'));
+  readonly #closing: (() => Promise<void>)[] = [];
+  #markers = 0;
+
+  private constructor(name: string) {
+    this.name = name;
+    this.directory = join('/run/meltemi/labs', name);
+  }
+
+  /** A new lab; one of the same name that a former run left is taken down first. */
+  static async up(name: string, options: { nodes?: number; args?: readonly string[] } = {}): Promise<Mesh> {
+    const mesh = new Mesh(name);
+    await mesh.lab('down');
+    await mesh.must('up', '--nodes', String(options.nodes ?? 2), ...(options.args ?? []));
+    return mesh;
+  }
+
+  /** Runs `meltemi lab VERB …` on this lab. */
+  lab(verb: string, ...args: readonly string[]): Promise<Ran> {
+    return meltemi('lab', verb, '--name', this.name, ...args);
+  }
+
+  async must(verb: string, ...args: readonly string[]): Promise<string> {
+    const { stdout, stderr, exitCode } = await this.lab(verb, ...args);
+    if (exitCode !== 0) throw new Error(`lab ${verb} ${args.join(' ')} ended with ${exitCode}: ${stderr}${stdout}`);
+    return stdout;
+  }
+
+  /** Applies manifests; what it means has not arrived anywhere yet: see `settle`. */
+  async apply(manifests: readonly Manifest[]): Promise<void> {
+    if (manifests.length > 0) await this.must('apply', '-f', this.#file(manifests));
+  }
+
+  async remove(manifests: readonly Manifest[]): Promise<void> {
+    if (manifests.length > 0) await this.must('delete', '-f', this.#file(manifests));
+  }
+
+  /**
+   * Applies and removes, and resolves when every agent works with the result: a marker is written last, and the
+   * control plane hands out what it has read in the order it was written.
+   */
+  async change(change: { apply?: readonly Manifest[]; remove?: readonly Manifest[] }): Promise<void> {
+    await this.remove(change.remove ?? []);
+    const mark = marker(`marker-${++this.#markers}`);
+    await this.apply([...(change.apply ?? []), mark]);
+    const { nodes } = await this.status();
+    for (const { name } of nodes) {
+      await until(`${name} knows ${mark.metadata.name}`, async () =>
+        (await this.agent(name, '/config_dump')).includes(`"${mark.metadata.name}"`),
+      );
+    }
+    if (this.#markers > 1) await this.remove([marker(`marker-${this.#markers - 1}`)]);
+  }
+
+  async status(): Promise<LabStatus> {
+    return JSON.parse(await this.must('status', '--json')) as LabStatus;
+  }
+
+  /** Resolves with the status when it satisfies `condition`. */
+  async settled(what: string, condition: (status: LabStatus) => boolean, timeoutMs = 60_000): Promise<LabStatus> {
+    let status = await this.status();
+    await until(
+      what,
+      async () => {
+        status = await this.status();
+        return condition(status);
+      },
+      timeoutMs,
+      () => JSON.stringify(status.pods.filter(({ ready }) => !ready)),
+    );
+    return status;
+  }
+
+  /** Resolves when every pod is ready and the pods of `captured` (`name.namespace`), no others, are captured. */
+  ready(captured: readonly string[]): Promise<LabStatus> {
+    return this.settled(`all pods are ready, and captured: ${captured.join(' ')}`, ({ pods }) =>
+      pods.every(
+        ({ name, namespace, ready, redirection }) =>
+          ready && redirection === (captured.includes(`${name}.${namespace}`) ? 'enabled' : ''),
+      ),
+    );
+  }
+
+  async pod(key: string): Promise<PodStatus> {
+    return podOf(await this.status(), key);
+  }
+
+  async node(name: string): Promise<NodeStatus> {
+    return nodeOf(await this.status(), name);
+  }
+
+  /** A prober inside the pod `name.namespace`, ended with the lab. */
+  async prober(key: string): Promise<Prober> {
+    return this.proberAt(key, placeOf(await this.pod(key)));
+  }
+
+  proberAt(name: string, place: Place): Prober {
+    const prober = new Prober(name, place);
+    this.onClose(() => prober.close());
+    return prober;
+  }
+
+  onClose(close: () => Promise<void>): void {
+    this.#closing.push(close);
+  }
+
+  /** Asks a node's agent over its admin socket; resolves with the body. Rejects when it is not there. */
+  agent(node: string, path: string, method = 'GET'): Promise<string> {
+    return httpOverSocket(join(this.directory, 'nodes', node, 'admin.sock'), path, method);
+  }
+
+  control(path: string): Promise<string> {
+    return httpOverSocket(join(this.directory, 'control/admin.sock'), path, 'GET');
+  }
+
+  accessLog(node: string): AccessLog {
+    return new AccessLog(join(this.directory, 'nodes', node, 'access.log'));
+  }
+
+  /** What the agents and the control plane said, the last lines of each: for a test that failed. */
+  logs(lines = 15): string {
+    const tail = (path: string): string => {
+      try {
+        return `--- ${path}\n${readFileSync(path, 'utf8').trimEnd().split('\n').slice(-lines).join('\n')}`;
+      } catch {
+        return `--- no ${path}`;
+      }
+    };
+    const files = ['nodes/node-1/agent.log', 'nodes/node-2/agent.log', 'control/control.log', 'supervisor.log'];
+    return files.map((file) => tail(join(this.directory, file))).join('\n');
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const close of this.#closing.reverse()) await close();
+    await this.lab('down');
+    rmSync(this.#scratch, { recursive: true, force: true });
+  }
+
+  #files = 0;
+
+  #file(manifests: readonly Manifest[]): string {
+    const path = join(this.#scratch, `${++this.#files}.json`);
+    writeFileSync(path, JSON.stringify({ apiVersion: 'v1', kind: 'List', items: manifests }));
+    return path;
+  }
+}
+
+/** Access-log records of a node from the moment of creation on. */
+export class AccessLog {
+  readonly #path: string;
+  #from: number;
+
+  constructor(path: string) {
+    this.#path = path;
+    this.#from = this.#read().length;
+  }
+
+  /** All records so far. */
+  records(): AccessRecord[] {
+    const text = this.#read().subarray(this.#from).toString();
+    const whole = text.slice(0, text.lastIndexOf('\n') + 1);
+    return whole
+      .split('\n')
+      .filter((line) => line !== '')
+      .map((line) => JSON.parse(line) as AccessRecord);
+  }
+
+  /** Resolves with the records that match, as soon as there are `count` of them. */
+  async wait(what: string, match: (record: AccessRecord) => boolean, count = 1): Promise<AccessRecord[]> {
+    let found: AccessRecord[] = [];
+    await until(
+      what,
+      () => {
+        found = this.records().filter(match);
+        return Promise.resolve(found.length >= count);
+      },
+      10_000,
+      () =>
+        this.records()
+          .slice(-5)
+          .map((record) => JSON.stringify(record))
+          .join('\n'),
+    );
+    return found;
+  }
+
+  /** What comes from now on counts; what came before does not. */
+  restart(): void {
+    this.#from = this.#read().length;
+  }
+
+  #read(): Buffer {
+    try {
+      return readFileSync(this.#path);
+    } catch {
+      return Buffer.alloc(0);
+    }
+  }
+}
+
+export interface AccessRecord {
+  readonly direction: 'inbound' | 'outbound' | 'inbound-plaintext';
+  readonly message: string;
+  readonly 'src.addr': string;
+  readonly 'dst.addr': string;
+  readonly 'dst.hbone_addr'?: string;
+  readonly 'src.identity'?: string;
+  readonly 'dst.identity'?: string;
+  readonly bytes_sent: number;
+  readonly bytes_recv: number;
+  readonly because: string;
+  readonly error?: string;
+  readonly [field: string]: unknown;
+}
+
+export function podOf(status: LabStatus, key: string): PodStatus {
+  const pod = status.pods.find(({ name, namespace }) => `${name}.${namespace}` === key);
+  if (pod === undefined) throw new Error(`no pod ${key} in ${status.pods.map(({ name }) => name).join(' ')}`);
+  return pod;
+}
+
+export function nodeOf(status: LabStatus, name: string): NodeStatus {
+  const node = status.nodes.find((each) => each.name === name);
+  if (node === undefined) throw new Error(`no node ${name}`);
+  return node;
+}
+
+/** The pod's namespaces, network and files, by one of its processes. */
+export function placeOf({ pids, name }: PodStatus): Place {
+  const [pid] = pids;
+  if (pid === undefined) throw new Error(`pod ${name} has no process`);
+  return { pid };
+}
+
+export function addressOf({ addresses }: { addresses: readonly string[] }, family: 4 | 6): string {
+  return addresses.find((ip) => ip.includes(':') === (family === 6)) ?? `no-ipv${family}`;
+}
+
+/** Runs bin/meltemi. */
+export function meltemi(...args: readonly string[]): Promise<Ran> {
+  return new Promise((resolve) => {
+    const child = spawn(join(ROOT, 'bin/meltemi'), args, { stdio: ['ignore', 'pipe', 'pipe'] });
+    let stdout = '';
+    let stderr = '';
+    child.stdout.setEncoding('utf8').on('data', (text: string) => {
+      stdout += text;
+    });
+    child.stderr.setEncoding('utf8').on('data', (text: string) => {
+      stderr += text;
+    });
+    child.on('close', (code) => resolve({ stdout, stderr, exitCode: code ?? 1 }));
+  });
+}
+
+/** Resolves once `condition` holds; rejects after `timeoutMs` with what was awaited and what `seen` tells. */
+export async function until(
+  what: string,
+  condition: () => Promise<boolean>,
+  timeoutMs = 20_000,
+  seen: () => string = () => '',
+): Promise<void> {
+  const deadline = performance.now() + timeoutMs;
+  let problem = '';
+  for (;;) {
+    try {
+      if (await condition()) return;
+    } catch (error) {
+      problem = String(error);
+    }
+    if (performance.now() > deadline) throw new Error(`not within ${timeoutMs} ms: ${what}. ${problem} ${seen()}`);
+    await delay(POLL_MS);
+  }
+}
+
+function httpOverSocket(socketPath: string, path: string, method: string): Promise<string> {
+  return new Promise((resolve, reject) => {
+    const asking = request({ socketPath, path, method, timeout: 10_000 }, (response) => {
+      let body = '';
+      response.setEncoding('utf8').on('data', (text: string) => {
+        body += text;
+      });
+      response.on('end', () => resolve(body));
+      response.on('error', reject);
+    });
+    asking.on('timeout', () => asking.destroy(new Error(`no answer from ${socketPath} to ${path}`)));
+    asking.on('error', reject);
+    asking.end();
+  });
+}
+
+const ROOT = join(import.meta.dirname, '../../..');
+const POLL_MS = 30;
