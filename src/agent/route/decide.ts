@@ -12,7 +12,7 @@ import {
   sourceLog,
 } from '../../telemetry/access-record.js';
 import type { Offer, Verdict } from '../dataplane/dataplane.js';
-import { identityOf } from '../store/facts.js';
+import { canonicalNames, identityOf } from '../store/facts.js';
 import type { LocalPod } from '../store/snapshot.js';
 import { TABLE } from '../store/tables.js';
 import type { Decision } from './decision.js';
@@ -140,14 +140,12 @@ function recordedPod(seen: Observed, self: Self, pod: LocalPod | undefined): Rec
 }
 
 function workloadOfPod(pod: LocalPod, self: Self): RecordedWorkload {
-  const label = (...names: string[]): string => names.map((name) => pod.labels[name]).find(Boolean) ?? '';
   return {
     name: pod.name,
     namespace: pod.namespace,
     workloadName: pod.name,
     workloadType: WorkloadType.POD,
-    canonicalName: label('service.istio.io/canonical-name', 'app.kubernetes.io/name', 'app') || pod.name,
-    canonicalRevision: label('service.istio.io/canonical-revision', 'app.kubernetes.io/version', 'version') || 'latest',
+    ...canonicalNames(pod.name, pod.labels),
     clusterId: self.cluster,
     locality: undefined,
   };

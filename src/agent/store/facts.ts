@@ -36,3 +36,15 @@ export function vipsOf(service: Pick<Service, 'addresses'>): { network: string; 
 export function podUid(cluster: string, namespace: string, name: string): string {
   return `${cluster}//Pod/${namespace}/${name}`;
 }
+
+/** What Istio calls a workload whose object is not at hand: from its labels, else its name. */
+export function canonicalNames(
+  name: string,
+  labels: Readonly<Record<string, string>>,
+): { readonly canonicalName: string; readonly canonicalRevision: string } {
+  const label = (...names: string[]): string => names.map((each) => labels[each]).find(Boolean) ?? '';
+  return {
+    canonicalName: label('service.istio.io/canonical-name', 'app.kubernetes.io/name', 'app') || name,
+    canonicalRevision: label('service.istio.io/canonical-revision', 'app.kubernetes.io/version', 'version') || 'latest',
+  };
+}

@@ -13,7 +13,7 @@ import { TABLE } from './tables.js';
 
 /** What xDS delivers in one message: whole resources by name, and names that are gone. */
 export interface ResourceUpdate {
-  readonly upserts: readonly { readonly name: string; readonly value: Uint8Array }[];
+  readonly changed: readonly { readonly name: string; readonly bytes: Uint8Array }[];
   readonly removed: readonly string[];
 }
 
@@ -27,7 +27,7 @@ export interface Change {
   readonly workloads: ReadonlySet<string>;
   readonly services: ReadonlySet<string>;
   /** Resources that were refused; for each its last good value (or none) stays. */
-  readonly errors: readonly { readonly name: string; readonly error: string }[];
+  readonly refused: readonly { readonly name: string; readonly reason: string }[];
 }
 
 /**
@@ -72,11 +72,11 @@ export class Store implements Snapshot, EndpointSource {
   applyAddresses(update: ResourceUpdate): Change {
     const change = new ChangeRecord();
     this.#receive('addresses', change);
-    for (const { name, value } of update.upserts) {
-      const parsed = parseAddress(name, value);
-      if (!parsed.ok) change.errors.push({ name, error: parsed.error });
-      else if (isWorkload(parsed.value)) this.#putWorkload(parsed.value, value, change);
-      else this.#putService(parsed.value, value, change);
+    for (const { name, bytes } of update.changed) {
+      const parsed = parseAddress(name, bytes);
+      if (!parsed.ok) change.refused.push({ name, reason: parsed.error });
+      else if (isWorkload(parsed.value)) this.#putWorkload(parsed.value, bytes, change);
+      else this.#putService(parsed.value, bytes, change);
     }
     for (const name of update.removed) {
       this.#removeWorkload(name, change);
@@ -89,10 +89,10 @@ export class Store implements Snapshot, EndpointSource {
   applyPolicies(update: ResourceUpdate): Change {
     const change = new ChangeRecord();
     this.#receive('policies', change);
-    for (const { name, value } of update.upserts) {
-      const parsed = parsePolicy(name, value);
+    for (const { name, bytes } of update.changed) {
+      const parsed = parsePolicy(name, bytes);
       if (parsed.ok) this.#setPolicy(name, parsed.value, change);
-      else change.errors.push({ name, error: parsed.error });
+      else change.refused.push({ name, reason: parsed.error });
     }
     for (const name of update.removed) this.#setPolicy(name, undefined, change);
     return this.#finish(change);
@@ -283,7 +283,7 @@ export class Store implements Snapshot, EndpointSource {
       reads: change.reads,
       workloads: change.workloads,
       services: change.services,
-      errors: change.errors,
+      refused: change.refused,
     };
   }
 }
@@ -292,7 +292,7 @@ class ChangeRecord {
   readonly reads: Read[] = [];
   readonly workloads = new Set<string>();
   readonly services = new Set<string>();
-  readonly errors: { name: string; error: string }[] = [];
+  readonly refused: { name: string; reason: string }[] = [];
 
   read(read: Read): void {
     this.reads.push(read);

@@ -1,0 +1,15 @@
+import type { PodRecord } from './pod-record.js';
+
+/** Where the pods of this node come from, and where word of their redirection goes. */
+export interface PodSource {
+  /**
+   * Calls back with all pods of the node: once the first list is complete, and again after each change. The list is the
+   * truth; who is missing is gone.
+   */
+  start(changed: (pods: readonly PodRecord[]) => void): Promise<void>;
+  /** `enabled`, `pending: why`, or undefined when the pod is not (or no longer) redirected. */
+  report(pod: PodRecord, redirection: string | undefined): void;
+  /** Whether a former process has left the pod redirected, as far as was reported. */
+  wasRedirected(pod: PodRecord): boolean;
+  close(): void;
+}

@@ -1,0 +1,203 @@
+import { BackOff } from '../../lib/back-off.js';
+import type { EnrolmentParts } from './enrolment.js';
+import { captureOf, type PodRecord } from './pod-record.js';
+
+export interface PodState {
+  readonly uid: string;
+  readonly name: string;
+  readonly namespace: string;
+  readonly captured: boolean;
+  readonly because: string;
+  readonly state: 'enabled' | 'pending' | 'none';
+  readonly error: string;
+}
+
+/**
+ * One pod's way from what is to what should be. One step at a time; a step that fails is tried again after a pause, and
+ * a new aim is taken up between two steps.
+ */
+export class PodTask {
+  /** What should be; undefined once the pod is gone. */
+  #aim: PodRecord | undefined;
+  /** Under which record steps have been taken that must be undone; `#complete` when all of them succeeded. */
+  #touched: PodRecord | undefined;
+  #complete = false;
+  #netnsId = '';
+  #tried = false;
+  #running = false;
+  #error = '';
+  #cancelRetry: () => void = () => undefined;
+  readonly #backOff: BackOff;
+
+  constructor(
+    readonly uid: string,
+    /** The last record seen. */
+    public record: PodRecord,
+    readonly parts: EnrolmentParts,
+    /** Called when there is nothing left to do for a pod that is gone. */
+    readonly ended: () => void,
+  ) {
+    this.#backOff = new BackOff(RETRY_BASE_MS, RETRY_MAX_MS, parts.random);
+    // Left redirected by a former process: its traces are undone, or enrolled over.
+    if (parts.source.wasRedirected(record)) this.#touched = record;
+  }
+
+  get tried(): boolean {
+    return this.#tried;
+  }
+
+  get isPending(): boolean {
+    return this.#wanted !== undefined && !this.#complete;
+  }
+
+  get state(): PodState {
+    const { captured, because } = captureOf(this.record);
+    return {
+      uid: this.uid,
+      name: this.record.name,
+      namespace: this.record.namespace,
+      captured,
+      because,
+      state: this.#complete ? 'enabled' : this.isPending ? 'pending' : 'none',
+      error: this.#error,
+    };
+  }
+
+  /** Sets the aim and walks there; undefined means that the pod is gone. */
+  aim(record: PodRecord | undefined): void {
+    if (record !== undefined) this.record = record;
+    this.#aim = record;
+    this.#cancelRetry();
+    void this.#run();
+  }
+
+  /** Looks for drift; what has drifted is enrolled again. */
+  async audit(): Promise<void> {
+    const touched = this.#touched;
+    if (touched === undefined || !this.#complete || this.#running) return;
+    const drifts: string[] = [];
+    for (const { audit } of this.parts.steps) {
+      if (audit !== undefined) drifts.push(...(await audit({ uid: this.uid, record: touched })));
+    }
+    if (this.parts.netnsId(touched.netns) !== this.#netnsId) drifts.push('the network namespace is another');
+    if (drifts.length === 0 || this.#running || this.#touched !== touched) return;
+    this.parts.log.warn({ pod: this.#name, drifts }, 'a pod has drifted; it is enrolled again');
+    this.#complete = false;
+    await this.#run();
+  }
+
+  stop(): void {
+    this.#cancelRetry();
+  }
+
+  get #name(): string {
+    return `${this.record.namespace}/${this.record.name}`;
+  }
+
+  get #wanted(): PodRecord | undefined {
+    return this.#aim !== undefined && captureOf(this.#aim).captured ? this.#aim : undefined;
+  }
+
+  async #run(): Promise<void> {
+    if (this.#running) return;
+    this.#running = true;
+    try {
+      let error: string | undefined;
+      while (error === undefined && !this.#isThere()) error = await this.#step();
+      this.#settle(error);
+    } finally {
+      this.#running = false;
+      this.#tried = true;
+    }
+    if (this.#aim === undefined && this.#touched === undefined) this.ended();
+  }
+
+  #isThere(): boolean {
+    const wanted = this.#wanted;
+    if (wanted === undefined) return this.#touched === undefined;
+    return this.#complete && sameRecord(this.#touched, wanted);
+  }
+
+  /** One step towards the aim. Returns why it failed. */
+  async #step(): Promise<string | undefined> {
+    const wanted = this.#wanted;
+    const touched = this.#touched;
+    if (touched !== undefined && (wanted === undefined || this.#isAnother(touched, wanted))) {
+      const why = this.#aim === undefined ? 'pod deleted' : wanted === undefined ? 'pod left the mesh' : 'pod replaced';
+      return this.#unenrol(touched, why);
+    }
+    if (wanted === undefined) return undefined;
+    if (wanted.netns === '') return 'it has no network namespace yet';
+    return this.#enrol(wanted);
+  }
+
+  async #enrol(record: PodRecord): Promise<string | undefined> {
+    const { steps, source, log, netnsId } = this.parts;
+    this.#netnsId = netnsId(record.netns);
+    if (this.#netnsId === '') return `its network namespace ${record.netns} does not exist`;
+    this.#touched = record;
+    this.#complete = false;
+    for (const step of steps) {
+      const error = await attempt(() => step.enrol({ uid: this.uid, record }));
+      if (error !== undefined) return `${step.name}: ${error}`;
+    }
+    this.#complete = true;
+    source.report(record, 'enabled');
+    log.info({ pod: this.#name, netns: record.netns, ips: record.ips }, 'pod enrolled');
+    return undefined;
+  }
+
+  async #unenrol(record: PodRecord, why: string): Promise<string | undefined> {
+    const { steps, source, log } = this.parts;
+    const pod = { uid: this.uid, record };
+    this.#complete = false;
+    for (const step of steps.toReversed()) {
+      const error = await attempt(() => step.unenrol(pod, why));
+      if (error !== undefined) return `${step.name}: ${error}`;
+    }
+    this.#touched = undefined;
+    source.report(record, undefined);
+    log.info({ pod: this.#name, why }, 'pod un-enrolled');
+    return undefined;
+  }
+
+  /** Whether what was enrolled cannot be turned into what is wanted by enrolling again. */
+  #isAnother(touched: PodRecord, wanted: PodRecord): boolean {
+    return (
+      touched.uid !== wanted.uid ||
+      touched.netns !== wanted.netns ||
+      touched.serviceAccount !== wanted.serviceAccount ||
+      touched.ips.join() !== wanted.ips.join() ||
+      (this.#netnsId !== '' && this.parts.netnsId(wanted.netns) !== this.#netnsId)
+    );
+  }
+
+  #settle(error: string | undefined): void {
+    this.#error = error ?? '';
+    if (error === undefined) {
+      this.#backOff.reset();
+      return;
+    }
+    const { source, log, clock } = this.parts;
+    if (this.#wanted !== undefined) source.report(this.#wanted, `pending: ${error}`);
+    const retryInMs = this.#backOff.next();
+    log.warn({ pod: this.#name, error, retryInMs: Math.round(retryInMs) }, 'a pod is not where it should be yet');
+    this.#cancelRetry = clock.schedule(retryInMs, () => void this.#run());
+  }
+}
+
+/** A step that throws has a bug; the pod's other steps and the other pods go on. */
+async function attempt(step: () => Promise<string | undefined>): Promise<string | undefined> {
+  try {
+    return await step();
+  } catch (error) {
+    return error instanceof Error ? error.message : String(error);
+  }
+}
+
+function sameRecord(a: PodRecord | undefined, b: PodRecord): boolean {
+  return a === b || JSON.stringify(a) === JSON.stringify(b);
+}
+
+const RETRY_BASE_MS = 100;
+const RETRY_MAX_MS = 5000;
