@@ -28,12 +28,13 @@ export class LiveServerCredentials {
     const provider: experimental.CertificateProvider = {
       addIdentityCertificateListener: (listener) => {
         this.#identityListeners.add(listener);
-        listener(identityUpdate(this.#identity));
+        // Later: the library counts a listener's first, immediate call as none, and would refuse every connection.
+        queueMicrotask(() => listener(identityUpdate(this.#identity)));
       },
       removeIdentityCertificateListener: (listener) => this.#identityListeners.delete(listener),
       addCaCertificateListener: (listener) => {
         this.#rootListeners.add(listener);
-        listener({ caCertificate: Buffer.from(this.#clientRoots ?? '') });
+        queueMicrotask(() => listener({ caCertificate: Buffer.from(this.#clientRoots ?? '') }));
       },
       removeCaCertificateListener: (listener) => this.#rootListeners.delete(listener),
     };

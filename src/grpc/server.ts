@@ -25,7 +25,7 @@ export interface Caller {
 /** One bidirectional stream as its server sees it. */
 export interface ServerStream<I extends DescMessage, O extends DescMessage> {
   readonly caller: Caller;
-  /** Register before returning from the handler; messages wait until then. */
+  /** Messages wait until someone listens. */
   onMessage(callback: (message: MessageShape<I>) => void): void;
   /** Once, when the client is done or gone, whatever the reason. */
   onClose(callback: () => void): void;
@@ -42,7 +42,7 @@ export interface GrpcServer {
   ): void;
   bidi<I extends DescMessage, O extends DescMessage>(
     method: DescMethodBiDiStreaming<I, O>,
-    handler: (stream: ServerStream<I, O>) => void,
+    handler: (stream: ServerStream<I, O>) => void | Promise<void>,
   ): void;
   /** Plaintext without credentials. Resolves with the port, which matters when 0 was asked for. */
   listen(address: { readonly ip: string; readonly port: number }, credentials?: LiveServerCredentials): Promise<number>;

@@ -1,0 +1,217 @@
+import { create, toBinary } from '@bufbuild/protobuf';
+import {
+  type DeltaDiscoveryRequest,
+  type DeltaDiscoveryRequestSchema,
+  type DeltaDiscoveryResponseSchema,
+  DeltaDiscoveryResponseSchema as Response,
+} from '../gen/envoy/service/discovery/v3/discovery_pb.js';
+import type { ServerStream } from '../grpc/server.js';
+import { RpcError, StatusCode } from '../grpc/status.js';
+import type { Clock } from '../lib/clock.js';
+import type { Logger } from '../telemetry/log.js';
+import type { ResourceSource } from './resource-source.js';
+import type { AdsServerMetrics } from './server-metrics.js';
+import { type Push, ServerType } from './server-type.js';
+
+export interface StreamStatus {
+  readonly peer: string;
+  readonly nodeId: string;
+  readonly types: readonly {
+    readonly typeUrl: string;
+    readonly mode: 'wildcard' | 'onDemand';
+    readonly names: number;
+    readonly sentNonce: string;
+    readonly acceptedNonce: string;
+    /** What the client said was wrong with the last response, while it has accepted none since. */
+    readonly rejection?: string;
+  }[];
+}
+
+/**
+ * One client of the server. At most one response is on its way at a time; while it is, changes only mark names, so
+ * that a slow client gets the newest state next and nothing queues for it.
+ */
+export class AdsServerStream {
+  readonly #stream: ServerStream<typeof DeltaDiscoveryRequestSchema, typeof DeltaDiscoveryResponseSchema>;
+  readonly #types = new Map<string, TypeOnStream>();
+  readonly #options: StreamOptions;
+  readonly #unsubscribe: (() => void)[] = [];
+  /** Types still to be looked at in this pass; a pass goes through them in the order of the sources. */
+  #pass: TypeOnStream[] = [];
+  #nodeId = '';
+  #nonce = 0;
+  #sending = false;
+  #scheduled = false;
+  #closed = false;
+
+  constructor(
+    stream: ServerStream<typeof DeltaDiscoveryRequestSchema, typeof DeltaDiscoveryResponseSchema>,
+    options: StreamOptions,
+  ) {
+    this.#stream = stream;
+    this.#options = options;
+    stream.onMessage((request) => this.#request(request));
+  }
+
+  status(): StreamStatus {
+    return {
+      peer: this.#stream.caller.peer,
+      nodeId: this.#nodeId,
+      types: [...this.#types.values()].map(({ state, sentNonce, acceptedNonce, rejection }) => ({
+        typeUrl: state.source.typeUrl,
+        mode: state.mode,
+        names: state.nameCount,
+        sentNonce,
+        acceptedNonce,
+        ...(rejection === undefined ? {} : { rejection }),
+      })),
+    };
+  }
+
+  close(): void {
+    this.#closed = true;
+    for (const unsubscribe of this.#unsubscribe) unsubscribe();
+  }
+
+  #request(request: DeltaDiscoveryRequest): void {
+    if (request.node !== undefined) this.#nodeId = request.node.id;
+    const type = this.#types.get(request.typeUrl) ?? this.#addType(request.typeUrl);
+    if (type === undefined) {
+      this.#fail(StatusCode.INVALID_ARGUMENT, `${JSON.stringify(request.typeUrl.slice(0, 200))} is not served here`);
+      return;
+    }
+    this.#answer(type, request);
+    type.state.request(request);
+    if (type.state.nameCount > this.#options.maxNames) {
+      this.#fail(StatusCode.RESOURCE_EXHAUSTED, `more than ${this.#options.maxNames} names of ${request.typeUrl}`);
+      return;
+    }
+    this.#flushSoon();
+  }
+
+  /** Acceptance or refusal of the last response; of an earlier one it says nothing new. */
+  #answer(type: TypeOnStream, { responseNonce, errorDetail }: DeltaDiscoveryRequest): void {
+    if (responseNonce === '' || responseNonce !== type.sentNonce) return;
+    if (errorDetail === undefined) {
+      type.acceptedNonce = responseNonce;
+      type.rejection = undefined;
+      return;
+    }
+    type.rejection = errorDetail.message.slice(0, MAX_KEPT_REJECTION);
+    this.#options.metrics.rejected(type.state.source.metricName);
+    this.#options.log.warn(
+      { node: this.#nodeId, typeUrl: type.state.source.typeUrl, nonce: responseNonce, error: type.rejection },
+      'a proxy refused what it was sent; it keeps the last good values',
+    );
+  }
+
+  #addType(typeUrl: string): TypeOnStream | undefined {
+    const source = this.#options.sources.find((each) => each.typeUrl === typeUrl);
+    if (source === undefined) return undefined;
+    const type: TypeOnStream = {
+      state: new ServerType(source),
+      sentNonce: '',
+      acceptedNonce: '',
+      changedAtMs: undefined,
+    };
+    this.#types.set(typeUrl, type);
+    const unsubscribe = source.subscribe((changes) => {
+      type.state.sourceChanged(changes);
+      if (!type.state.dirty) return;
+      type.changedAtMs ??= this.#options.clock.now();
+      this.#flushSoon();
+    });
+    this.#unsubscribe.push(unsubscribe);
+    return type;
+  }
+
+  /** After the present turn of the event loop, so that one turn's transactions travel together. */
+  #flushSoon(): void {
+    if (this.#scheduled || this.#sending || this.#closed) return;
+    this.#scheduled = true;
+    setImmediate(() => {
+      this.#scheduled = false;
+      this.#flush();
+    });
+  }
+
+  #flush(): void {
+    if (this.#sending || this.#closed) return;
+    if (this.#pass.length === 0) this.#pass = this.#inSourceOrder();
+    for (let type = this.#pass.shift(); type !== undefined; type = this.#pass.shift()) {
+      const push = type.state.take();
+      const changedAtMs = type.changedAtMs;
+      type.changedAtMs = undefined;
+      if (push === undefined) continue;
+      this.#send(type, push, changedAtMs);
+      return;
+    }
+  }
+
+  #inSourceOrder(): TypeOnStream[] {
+    return this.#options.sources
+      .map((source) => this.#types.get(source.typeUrl))
+      .filter((type) => type?.state.dirty === true) as TypeOnStream[];
+  }
+
+  #send(type: TypeOnStream, push: Push, changedAtMs: number | undefined): void {
+    const { source } = type.state;
+    type.sentNonce = String(++this.#nonce);
+    const bytes = encodeResponse(source, type.sentNonce, push);
+    this.#sending = true;
+    this.#stream.send(bytes, () => {
+      this.#sending = false;
+      if (changedAtMs !== undefined) this.#options.metrics.converged((this.#options.clock.now() - changedAtMs) / 1000);
+      this.#flush();
+    });
+    this.#options.metrics.pushed(source.metricName, bytes.length);
+    this.#options.log.debug(
+      {
+        node: this.#nodeId,
+        typeUrl: source.typeUrl,
+        nonce: type.sentNonce,
+        changed: push.changed.length,
+        removed: push.removed.length,
+        bytes: bytes.length,
+      },
+      'sent',
+    );
+  }
+
+  #fail(code: StatusCode, why: string): void {
+    this.#options.log.warn({ node: this.#nodeId, peer: this.#stream.caller.peer, error: why }, 'stream ended');
+    this.#stream.end(new RpcError(code, why));
+  }
+}
+
+export interface StreamOptions {
+  readonly sources: readonly ResourceSource[];
+  readonly metrics: AdsServerMetrics;
+  readonly clock: Clock;
+  readonly log: Logger;
+  /** Names one stream may ask for, of one type. */
+  readonly maxNames: number;
+}
+
+interface TypeOnStream {
+  readonly state: ServerType;
+  sentNonce: string;
+  acceptedNonce: string;
+  rejection?: string | undefined;
+  /** When the oldest change that waits was made. */
+  changedAtMs: number | undefined;
+}
+
+/** The parts of a message that every stream shares are put behind the few that are this stream's own. */
+function encodeResponse(source: ResourceSource, nonce: string, push: Push): Uint8Array {
+  const own = create(Response, {
+    systemVersionInfo: String(source.version),
+    typeUrl: source.typeUrl,
+    nonce,
+    removedResources: [...push.removed],
+  });
+  const shared = push.changed.map((resource) => (push.withAliases ? resource.frameWithAliases : resource.frame));
+  return Buffer.concat([toBinary(Response, own), ...shared]);
+}
+
+const MAX_KEPT_REJECTION = 4096;

@@ -1,0 +1,78 @@
+import { AggregatedDiscoveryService } from '../gen/envoy/service/discovery/v3/ads_pb.js';
+import type { Caller, GrpcServer } from '../grpc/server.js';
+import { RpcError, StatusCode } from '../grpc/status.js';
+import { type Clock, systemClock } from '../lib/clock.js';
+import { type Logger, logger } from '../telemetry/log.js';
+import type { ResourceSource } from './resource-source.js';
+import type { AdsServerMetrics } from './server-metrics.js';
+import { AdsServerStream, type StreamStatus } from './server-stream.js';
+
+export interface AdsServerOptions {
+  /** Rejects with the reason when the caller may not listen; the caller learns only that it is unauthenticated. */
+  readonly authenticate?: (caller: Caller) => Promise<void>;
+  readonly metrics?: AdsServerMetrics;
+  readonly clock?: Clock;
+  readonly log?: Logger;
+  /** Names one stream may ask for, of one type. */
+  readonly maxNames?: number;
+}
+
+export interface AdsServer {
+  /** Adds the service to a gRPC server; to several, if there are several. */
+  addTo(server: GrpcServer): void;
+  streams(): readonly StreamStatus[];
+}
+
+/**
+ * Serves these sources over delta ADS. Where changes of one turn touch several sources, a stream is told in their
+ * order: put first what others refer to.
+ */
+export function createAdsServer(sources: readonly ResourceSource[], options: AdsServerOptions = {}): AdsServer {
+  const log = options.log ?? logger('ads');
+  const metrics = options.metrics ?? SILENT;
+  const clock = options.clock ?? systemClock;
+  const maxNames = options.maxNames ?? DEFAULT_MAX_NAMES;
+  const streams = new Set<AdsServerStream>();
+
+  return {
+    streams: () => [...streams].map((stream) => stream.status()),
+    addTo(server) {
+      server.bidi(AggregatedDiscoveryService.method.deltaAggregatedResources, async (stream) => {
+        let gone = false;
+        stream.onClose(() => {
+          gone = true;
+        });
+        try {
+          await options.authenticate?.(stream.caller);
+        } catch (error) {
+          metrics.unauthenticated();
+          const why = error instanceof Error ? error.message : String(error);
+          log.warn({ peer: stream.caller.peer, error: why }, 'stream refused');
+          stream.end(new RpcError(StatusCode.UNAUTHENTICATED, 'request authenticate failure'));
+          return;
+        }
+        if (gone) return;
+        const served = new AdsServerStream(stream, { sources, metrics, clock, log, maxNames });
+        streams.add(served);
+        metrics.streams(streams.size);
+        stream.onClose(() => {
+          served.close();
+          streams.delete(served);
+          metrics.streams(streams.size);
+        });
+      });
+      server.bidi(AggregatedDiscoveryService.method.streamAggregatedResources, (stream) => {
+        stream.end(new RpcError(StatusCode.UNIMPLEMENTED, 'only the delta variant of ADS is served'));
+      });
+    },
+  };
+}
+
+const SILENT: AdsServerMetrics = {
+  streams() {},
+  pushed() {},
+  converged() {},
+  rejected() {},
+  unauthenticated() {},
+};
+const DEFAULT_MAX_NAMES = 200_000;
