@@ -1,0 +1,109 @@
+import { canonicalIp } from '../../lib/ip.js';
+import type { Fields } from './fields.js';
+import { type Labels, type Metadata, readMetadata, type Selector } from './metadata.js';
+
+/** What we read of networking.istio.io: ServiceEntry and WorkloadEntry. */
+
+export interface ServiceEntry {
+  readonly kind: 'ServiceEntry';
+  readonly metadata: Metadata;
+  /** Lower case, at least one. */
+  readonly hosts: readonly string[];
+  /** CIDR blocks. */
+  readonly addresses: readonly string[];
+  readonly ports: readonly EntryPort[];
+  readonly resolution: Resolution;
+  readonly location: 'MESH_EXTERNAL' | 'MESH_INTERNAL';
+  readonly endpoints: readonly WorkloadEntrySpec[];
+  readonly workloadSelector: Selector;
+  readonly subjectAltNames: readonly string[];
+  /** Addresses somebody has allocated already, by host (empty host: for all). */
+  readonly statusAddresses: readonly { readonly host: string; readonly ip: string }[];
+}
+
+export type Resolution = (typeof RESOLUTIONS)[number];
+
+export interface EntryPort {
+  readonly name: string;
+  readonly port: number;
+  /** 0: the same as `port`. */
+  readonly targetPort: number;
+  readonly protocol: string;
+}
+
+export interface WorkloadEntry {
+  readonly kind: 'WorkloadEntry';
+  /** Its labels are those of the object and of the spec, the spec's winning. */
+  readonly metadata: Metadata;
+  readonly spec: WorkloadEntrySpec;
+}
+
+export interface WorkloadEntrySpec {
+  /** A canonical IP, a host name, or a Unix socket path. */
+  readonly address: string;
+  readonly ports: Readonly<Record<string, number>>;
+  readonly labels: Labels;
+  readonly network: string;
+  /** `region/zone/subzone`. */
+  readonly locality: string;
+  /** 0: not given, which counts as 1. */
+  readonly weight: number;
+  readonly serviceAccount: string;
+}
+
+export function readServiceEntry(object: Fields): ServiceEntry {
+  const spec = object.object('spec');
+  const hosts = spec.strings('hosts').map((host) => host.toLowerCase());
+  if (hosts.length === 0) spec.problem('hosts', 'is empty: name at least one');
+  hosts.forEach((host, i) => {
+    if (!HOST.test(host)) spec.problem(`hosts[${i}]`, `is ${JSON.stringify(host)}, which is no host name`);
+  });
+  const selector = spec.optionalObject('workloadSelector');
+  const endpoints = spec.objects('endpoints', readWorkloadEntrySpec);
+  if (selector !== undefined && endpoints.length > 0)
+    spec.problem('endpoints', 'and workloadSelector exclude each other');
+  return {
+    kind: 'ServiceEntry',
+    metadata: readMetadata(object, 'namespaced'),
+    hosts,
+    addresses: spec.prefixes('addresses'),
+    ports: spec.objects('ports', (port) => ({
+      name: port.string('name'),
+      port: port.requiredPort('number'),
+      targetPort: port.optionalInteger('targetPort', 0, 65_535) ?? 0,
+      protocol: port.string('protocol'),
+    })),
+    resolution: spec.oneOf('resolution', RESOLUTIONS),
+    location: spec.oneOf('location', ['MESH_EXTERNAL', 'MESH_INTERNAL']),
+    endpoints,
+    workloadSelector: selector?.stringMap('labels'),
+    subjectAltNames: spec.strings('subjectAltNames'),
+    statusAddresses: object.object('status').objects('addresses', (each) => ({
+      host: each.string('host'),
+      ip: each.optionalIp('value') ?? '',
+    })),
+  };
+}
+
+export function readWorkloadEntry(object: Fields): WorkloadEntry {
+  const metadata = readMetadata(object, 'namespaced');
+  const spec = readWorkloadEntrySpec(object.object('spec'));
+  return { kind: 'WorkloadEntry', metadata: { ...metadata, labels: { ...metadata.labels, ...spec.labels } }, spec };
+}
+
+function readWorkloadEntrySpec(spec: Fields): WorkloadEntrySpec {
+  const address = spec.string('address');
+  if (address === '' && !spec.has('network')) spec.problem('address', 'is missing');
+  return {
+    address: canonicalIp(address) ?? address,
+    ports: spec.portMap('ports'),
+    labels: spec.stringMap('labels'),
+    network: spec.string('network'),
+    locality: spec.string('locality'),
+    weight: spec.optionalInteger('weight', 0, 2 ** 32 - 1) ?? 0,
+    serviceAccount: spec.string('serviceAccount'),
+  };
+}
+
+const RESOLUTIONS = ['NONE', 'STATIC', 'DNS', 'DNS_ROUND_ROBIN', 'DYNAMIC_DNS'] as const;
+const HOST = /^(?:\*|(?:\*\.)?[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?(?:\.[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?)*)$/;
