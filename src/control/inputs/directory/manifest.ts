@@ -1,0 +1,55 @@
+import { err, ok, type Result } from '../../../lib/result.js';
+import { parseYamlDocuments } from '../../../lib/yaml.js';
+import {
+  formatParseError,
+  idOf,
+  itemsOf,
+  type KubernetesObject,
+  parseObject,
+} from '../../../model/kubernetes/object.js';
+
+/** What one file says. */
+export interface Manifest {
+  readonly objects: readonly KubernetesObject[];
+  /** What was read and has no effect. */
+  readonly notes: readonly string[];
+}
+
+/**
+ * Parses a file of YAML or JSON: several documents, lists unfolded. A file is good as a whole or not at all, so that
+ * nobody acts on half of it. Error: everything that is wrong with it, a sentence each.
+ */
+export function parseManifest(bytes: Uint8Array): Result<Manifest, readonly string[]> {
+  const text = decode(bytes);
+  if (text === undefined) return err(['is not UTF-8 text']);
+  const documents = parseYamlDocuments(text);
+  if (!documents.ok) return err(documents.error);
+  const objects: KubernetesObject[] = [];
+  const notes: string[] = [];
+  const problems: string[] = [];
+  const seen = new Set<string>();
+  for (const { value, line } of documents.value) {
+    for (const item of itemsOf(value)) {
+      const parsed = parseObject(item);
+      if (!parsed.ok) {
+        problems.push(`line ${line}: ${formatParseError(parsed.error)}`);
+      } else if ('ignored' in parsed.value) {
+        notes.push(`line ${line}: ${parsed.value.ignored}`);
+      } else {
+        const id = idOf(parsed.value.object);
+        if (seen.has(id)) problems.push(`line ${line}: ${id} is in this file twice`);
+        seen.add(id);
+        objects.push(parsed.value.object);
+      }
+    }
+  }
+  return problems.length > 0 ? err(problems) : ok({ objects, notes });
+}
+
+function decode(bytes: Uint8Array): string | undefined {
+  try {
+    return new TextDecoder('utf-8', { fatal: true }).decode(bytes);
+  } catch {
+    return undefined;
+  }
+}
