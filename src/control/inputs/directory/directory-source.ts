@@ -1,0 +1,308 @@
+import { createHash } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
+import type { Clock } from '../../../lib/clock.js';
+import type { ObjectChange } from '../inputs.js';
+import { type Manifest, parseManifest } from './manifest.js';
+import { type Duplicate, Shelf } from './shelf.js';
+import { type FoundFile, type FoundTree, lookAt, signatureOf } from './tree.js';
+import { Watches } from './watches.js';
+
+/** How patient and how large; all have defaults. */
+export interface DirectoryOptions {
+  /** Quiet time after a change before it is looked at, ms. */
+  readonly settleMs: number;
+  /** A change is looked at after this time even if there is no quiet, ms. */
+  readonly maxSettleMs: number;
+  /** Everything is looked at again this often, for what no event told of, ms. */
+  readonly rescanMs: number;
+  readonly maxFileBytes: number;
+  readonly maxFiles: number;
+  readonly maxObjects: number;
+  readonly maxDepth: number;
+}
+
+export interface DirectoryEvents {
+  /** One settled scan with an effect. */
+  apply(changes: readonly ObjectChange[]): void;
+  /** A file version that is no good, once for each version, with all that is wrong. */
+  rejected(file: BadFile): void;
+  /** Something is wrong with the directory itself or with watching it. */
+  trouble(path: string, problem: string): void;
+}
+
+export interface BadFile {
+  readonly path: string;
+  readonly problems: readonly string[];
+  /** Number of objects of its last good version that stay in force. */
+  readonly kept: number;
+}
+
+export interface DirectoryStatus {
+  readonly directory: string;
+  readonly files: number;
+  readonly objects: number;
+  readonly scans: number;
+  readonly badFiles: readonly BadFile[];
+  readonly duplicates: readonly Duplicate[];
+  /** `path: line 1: …` of what was read and has no effect. */
+  readonly notes: readonly string[];
+  readonly troubles: readonly { readonly path: string; readonly problem: string }[];
+}
+
+/**
+ * A folder of manifests as a source of truth. Each settled scan is one transaction; a file that is no good keeps what
+ * its last good version said; a file that is gone takes its objects with it. A root that is gone is trouble, not an
+ * order to forget everything.
+ */
+export class DirectorySource {
+  readonly #options: DirectoryOptions;
+  readonly #files = new Map<string, FileState>();
+  readonly #shelf = new Shelf();
+  readonly #watches: Watches;
+  readonly #dirty = new Set<string>();
+  readonly #troubles = new Map<string, string>();
+  #scanning: Promise<void> | undefined;
+  #cancelTimers: (() => void)[] = [];
+  #quiet: (() => void) | undefined;
+  #firstDirtyMs: number | undefined;
+  #scans = 0;
+  #closed = false;
+
+  constructor(
+    readonly directory: string,
+    readonly events: DirectoryEvents,
+    readonly clock: Clock,
+    options: Partial<DirectoryOptions> = {},
+  ) {
+    this.#options = { ...DEFAULTS, ...options };
+    this.#watches = new Watches(
+      (path) => this.#notice(path),
+      (path, why) =>
+        events.trouble(path, `is not watched (${why}); changes are found every ${this.#options.rescanMs} ms`),
+    );
+  }
+
+  /** Reads everything once, then follows changes until closed. */
+  async start(): Promise<void> {
+    await this.scan();
+    this.#scheduleRescan();
+  }
+
+  /** Looks at everything now. Resolves when the outcome has been applied. */
+  async scan(): Promise<void> {
+    this.#dirty.add(this.directory);
+    await this.#run();
+  }
+
+  status(): DirectoryStatus {
+    const files = [...this.#files].sort(([a], [b]) => (a < b ? -1 : 1));
+    return {
+      directory: this.directory,
+      files: files.length,
+      objects: this.#shelf.size,
+      scans: this.#scans,
+      badFiles: files.filter(([, file]) => file.problems.length > 0).map(([path, file]) => badFile(path, file)),
+      duplicates: this.#shelf.duplicates(),
+      notes: files.flatMap(([path, file]) => file.good.notes.map((note) => `${path}: ${note}`)),
+      troubles: [...this.#troubles].map(([path, problem]) => ({ path, problem })),
+    };
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true;
+    this.#watches.close();
+    this.#quiet?.();
+    for (const cancel of this.#cancelTimers.splice(0)) cancel();
+    await this.#scanning;
+  }
+
+  #notice(path: string): void {
+    if (this.#closed) return;
+    this.#dirty.add(path);
+    this.#firstDirtyMs ??= this.clock.now();
+    const latestMs = this.#firstDirtyMs + this.#options.maxSettleMs - this.clock.now();
+    this.#quiet?.();
+    this.#quiet = this.clock.schedule(Math.max(0, Math.min(this.#options.settleMs, latestMs)), () => void this.#run());
+  }
+
+  #scheduleRescan(): void {
+    if (this.#closed) return;
+    this.#cancelTimers = [
+      this.clock.schedule(this.#options.rescanMs, () => void this.scan().then(() => this.#scheduleRescan())),
+    ];
+  }
+
+  /** One scan at a time; what comes up meanwhile is looked at right after. */
+  async #run(): Promise<void> {
+    while (this.#scanning !== undefined) await this.#scanning;
+    if (this.#dirty.size === 0 || this.#closed) return;
+    this.#scanning = this.#scanDirty().finally(() => {
+      this.#scanning = undefined;
+    });
+    await this.#scanning;
+  }
+
+  async #scanDirty(): Promise<void> {
+    this.#firstDirtyMs = undefined;
+    const found = new Map<string, FoundFile | undefined>();
+    // A directory that is watched from now on is looked at again, so that nothing falls between look and watch.
+    for (let round = 0; this.#dirty.size > 0 && round < MAX_ROUNDS; round++) {
+      const paths = [...this.#dirty];
+      this.#dirty.clear();
+      for (const path of paths) await this.#look(path, found);
+    }
+    const changed = [...found].filter(([path, file]) => this.#files.get(path)?.signature !== file?.signature);
+    const contents = await this.#read(changed);
+    if (this.#closed) return;
+    this.#scans++;
+    for (const { path, outcome } of contents) this.#accept(path, outcome);
+    const changes = this.#shelf.takeChanges();
+    if (changes.length > 0) this.events.apply(changes);
+  }
+
+  /** Notes every file at and below `path`, and as undefined those that are gone. */
+  async #look(path: string, found: Map<string, FoundFile | undefined>): Promise<void> {
+    const tree = await lookAt(path, this.#options.maxDepth);
+    if (tree === undefined && path === this.directory) {
+      this.#trouble(path, 'is not there; what it said stays in force');
+      return;
+    }
+    const unreadable = this.#noteTroubles(path, tree);
+    const below = `${path}/`;
+    for (const known of new Set([...this.#files.keys(), ...found.keys()])) {
+      const hidden = unreadable.some((bad) => known === bad || known.startsWith(`${bad}/`));
+      if ((known === path || known.startsWith(below)) && !hidden) found.set(known, undefined);
+    }
+    for (const file of tree?.files ?? []) found.set(file.path, file);
+    const directories = tree?.directories ?? [];
+    this.#watches.prune(path, new Set(directories.map((each) => each.path)));
+    for (const { path: each, identity } of directories) if (this.#watches.add(each, identity)) this.#dirty.add(each);
+  }
+
+  #noteTroubles(path: string, tree: FoundTree | undefined): readonly string[] {
+    for (const known of [...this.#troubles.keys()]) {
+      if (known === path || known.startsWith(`${path}/`)) {
+        if (!tree?.problems.some((each) => each.path === known)) this.#troubles.delete(known);
+      }
+    }
+    for (const { path: at, problem } of tree?.problems ?? []) this.#trouble(at, problem);
+    return tree?.problems.map((each) => each.path) ?? [];
+  }
+
+  #trouble(path: string, problem: string): void {
+    if (this.#troubles.get(path) === problem) return;
+    this.#troubles.set(path, problem);
+    this.events.trouble(path, problem);
+  }
+
+  /** Reads and parses what has changed. A file that changes under our eyes is left for the next scan. */
+  async #read(changed: readonly (readonly [string, FoundFile | undefined])[]): Promise<readonly Read[]> {
+    const byHash = new Map([...this.#files.values()].map((file) => [file.hash, file]));
+    const reads: Read[] = [];
+    for (let from = 0; from < changed.length; from += READ_BATCH) {
+      const batch = changed.slice(from, from + READ_BATCH);
+      const bytes = await Promise.all(batch.map(([, file]) => (file === undefined ? undefined : this.#load(file))));
+      for (const [i, [path, file]] of batch.entries()) {
+        const loaded = bytes[i];
+        if (file === undefined) reads.push({ path, outcome: undefined });
+        else if (loaded === 'moving') this.#notice(path);
+        else if (loaded !== undefined) reads.push({ path, outcome: this.#parse(file, loaded, byHash) });
+      }
+    }
+    return reads;
+  }
+
+  async #load(file: FoundFile): Promise<Uint8Array | 'moving' | string> {
+    if (file.bytes > this.#options.maxFileBytes)
+      return `has ${file.bytes} bytes, more than ${this.#options.maxFileBytes}`;
+    try {
+      const bytes = await readFile(file.path);
+      return (await signatureOf(file.path)) === file.signature ? bytes : 'moving';
+    } catch (error) {
+      const code = (error as NodeJS.ErrnoException).code;
+      return code === 'ENOENT' ? 'moving' : `cannot be read (${code ?? String(error)})`;
+    }
+  }
+
+  /** Content that has been parsed before, wherever it stood, is not parsed again. */
+  #parse(file: FoundFile, loaded: Uint8Array | string, byHash: ReadonlyMap<string, FileState>): Outcome {
+    const { signature } = file;
+    if (typeof loaded === 'string') return { signature, hash: '', manifest: undefined, problems: [loaded] };
+    const hash = createHash('sha256').update(loaded).digest('base64');
+    const known = byHash.get(hash);
+    if (known !== undefined && known.problems.length === 0) {
+      return { signature, hash, manifest: known.good, problems: [] };
+    }
+    const parsed = parseManifest(loaded);
+    if (parsed.ok) return { signature, hash, manifest: parsed.value, problems: [] };
+    return { signature, hash, manifest: undefined, problems: parsed.error };
+  }
+
+  #accept(path: string, outcome: Outcome | undefined): void {
+    const former = this.#files.get(path);
+    if (outcome === undefined) {
+      this.#files.delete(path);
+      this.#shelf.put(path, []);
+      return;
+    }
+    const problems = outcome.manifest === undefined ? outcome.problems : this.#overLimits(outcome.manifest, former);
+    const good = problems.length === 0 && outcome.manifest !== undefined ? outcome.manifest : (former?.good ?? NOTHING);
+    // What does not fit today may fit when something else has gone: look again at the next scan.
+    const signature = problems.length > 0 && outcome.manifest !== undefined ? '' : outcome.signature;
+    const file: FileState = { signature, hash: outcome.hash, good, problems };
+    this.#files.set(path, file);
+    if (problems.length === 0) this.#shelf.put(path, good.objects);
+    else if (former?.hash !== file.hash || former.problems.length === 0) this.events.rejected(badFile(path, file));
+  }
+
+  #overLimits(manifest: Manifest, former: FileState | undefined): readonly string[] {
+    const { maxFiles, maxObjects } = this.#options;
+    if (former === undefined && this.#files.size >= maxFiles) {
+      return [`is one file too many: ${this.directory} may hold ${maxFiles}`];
+    }
+    const more = manifest.objects.length - (former?.good.objects.length ?? 0);
+    if (more > 0 && this.#shelf.size + more > maxObjects) {
+      return [`has ${more} objects more than before, too many: ${this.directory} may hold ${maxObjects}`];
+    }
+    return [];
+  }
+}
+
+interface FileState {
+  readonly signature: string;
+  readonly hash: string;
+  /** The last version that was good. */
+  readonly good: Manifest;
+  /** Of the current version; empty when that is the good one. */
+  readonly problems: readonly string[];
+}
+
+interface Outcome {
+  readonly signature: string;
+  readonly hash: string;
+  readonly manifest: Manifest | undefined;
+  readonly problems: readonly string[];
+}
+
+/** No outcome: the file is gone. */
+interface Read {
+  readonly path: string;
+  readonly outcome: Outcome | undefined;
+}
+
+function badFile(path: string, file: FileState): BadFile {
+  return { path, problems: file.problems, kept: file.good.objects.length };
+}
+
+const NOTHING: Manifest = { objects: [], notes: [] };
+const DEFAULTS: DirectoryOptions = {
+  settleMs: 10,
+  maxSettleMs: 50,
+  rescanMs: 10_000,
+  maxFileBytes: 64 * 1024 * 1024,
+  maxFiles: 50_000,
+  maxObjects: 250_000,
+  maxDepth: 16,
+};
+const MAX_ROUNDS = 8;
+const READ_BATCH = 64;
