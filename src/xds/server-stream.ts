@@ -22,8 +22,8 @@ export interface StreamStatus {
     readonly names: number;
     readonly sentNonce: string;
     readonly acceptedNonce: string;
-    /** What the client said was wrong with the last response, while it has accepted none since. */
-    readonly rejection?: string;
+    /** What the client last said was wrong, and with which response. */
+    readonly lastRefusal?: { readonly nonce: string; readonly message: string };
   }[];
 }
 
@@ -57,13 +57,13 @@ export class AdsServerStream {
     return {
       peer: this.#stream.caller.peer,
       nodeId: this.#nodeId,
-      types: [...this.#types.values()].map(({ state, sentNonce, acceptedNonce, rejection }) => ({
+      types: [...this.#types.values()].map(({ state, sentNonce, acceptedNonce, lastRefusal }) => ({
         typeUrl: state.source.typeUrl,
         mode: state.mode,
         names: state.nameCount,
         sentNonce,
         acceptedNonce,
-        ...(rejection === undefined ? {} : { rejection }),
+        ...(lastRefusal === undefined ? {} : { lastRefusal }),
       })),
     };
   }
@@ -89,18 +89,17 @@ export class AdsServerStream {
     this.#flushSoon();
   }
 
-  /** Acceptance or refusal of the last response; of an earlier one it says nothing new. */
+  /** Acceptance or refusal of a response; with delta, accepting a later one does not mend what was refused. */
   #answer(type: TypeOnStream, { responseNonce, errorDetail }: DeltaDiscoveryRequest): void {
-    if (responseNonce === '' || responseNonce !== type.sentNonce) return;
+    if (responseNonce === '') return;
     if (errorDetail === undefined) {
       type.acceptedNonce = responseNonce;
-      type.rejection = undefined;
       return;
     }
-    type.rejection = errorDetail.message.slice(0, MAX_KEPT_REJECTION);
+    type.lastRefusal = { nonce: responseNonce, message: errorDetail.message.slice(0, MAX_KEPT_REFUSAL) };
     this.#options.metrics.rejected(type.state.source.metricName);
     this.#options.log.warn(
-      { node: this.#nodeId, typeUrl: type.state.source.typeUrl, nonce: responseNonce, error: type.rejection },
+      { node: this.#nodeId, typeUrl: type.state.source.typeUrl, ...type.lastRefusal },
       'a proxy refused what it was sent; it keeps the last good values',
     );
   }
@@ -197,7 +196,7 @@ interface TypeOnStream {
   readonly state: ServerType;
   sentNonce: string;
   acceptedNonce: string;
-  rejection?: string | undefined;
+  lastRefusal?: { readonly nonce: string; readonly message: string };
   /** When the oldest change that waits was made. */
   changedAtMs: number | undefined;
 }
@@ -214,4 +213,4 @@ function encodeResponse(source: ResourceSource, nonce: string, push: Push): Uint
   return Buffer.concat([toBinary(Response, own), ...shared]);
 }
 
-const MAX_KEPT_REJECTION = 4096;
+const MAX_KEPT_REFUSAL = 4096;

@@ -1,5 +1,5 @@
 import { createRequire } from 'node:module';
-import { credentials, loadPackageDefinition, Metadata, type ServiceClientConstructor } from '@grpc/grpc-js';
+import { type Client, type ClientDuplexStream, credentials, loadPackageDefinition, Metadata } from '@grpc/grpc-js';
 import { fromJSON } from '@grpc/proto-loader';
 
 // A delta ADS client that shares nothing with ours: another protobuf library, and the messages as they are documented
@@ -30,8 +30,8 @@ export interface ForeignRequest {
 
 export class ForeignAdsClient {
   readonly received: ForeignResponse[] = [];
-  readonly #stream;
-  readonly #client;
+  readonly #client: ServiceClient;
+  readonly #stream: ClientDuplexStream<ForeignRequest, ForeignResponse>;
   readonly #waiting: (() => void)[] = [];
   #read = 0;
   #ended: Error | undefined;
@@ -43,7 +43,7 @@ export class ForeignAdsClient {
     });
     const metadata = new Metadata();
     for (const [name, value] of Object.entries(headers)) metadata.set(name, value);
-    this.#stream = this.#client.deltaAggregatedResources?.(metadata);
+    this.#stream = this.#client.deltaAggregatedResources(metadata);
     this.#stream.on('data', (response: ForeignResponse) => {
       this.received.push(response);
       this.#wake();
@@ -131,8 +131,12 @@ service AggregatedDiscoveryService {
 // protobufjs is what @grpc/proto-loader is made of: taken from there, so that both are of one version.
 const protobuf = createRequire(createRequire(import.meta.url).resolve('@grpc/proto-loader'))('protobufjs');
 const definition = fromJSON(protobuf.parse(PROTO).root.toJSON(), { defaults: true, arrays: true });
-const Service = (definition['envoy.service.discovery.v3.AggregatedDiscoveryService'] === undefined
-  ? undefined
-  : // biome-ignore lint/suspicious/noExplicitAny: the tree of a loaded package has no static type
-    (loadPackageDefinition(definition) as any).envoy.service.discovery.v3
-      .AggregatedDiscoveryService) as ServiceClientConstructor;
+// biome-ignore lint/suspicious/noExplicitAny: the tree of a loaded package has no static type
+const Service = (loadPackageDefinition(definition) as any).envoy.service.discovery.v3
+  .AggregatedDiscoveryService as new (
+  ...args: ConstructorParameters<typeof Client>
+) => ServiceClient;
+
+type ServiceClient = Client & {
+  deltaAggregatedResources(metadata: Metadata): ClientDuplexStream<ForeignRequest, ForeignResponse>;
+};
