@@ -11,6 +11,7 @@ import { parseArgs } from 'node:util';
 import { envoyPair, installEnvoy } from './envoy.js';
 import { Load } from './load.js';
 import { type Memory, measureMemory, measureSpeed } from './measure.js';
+import { meltemi } from './meltemi.js';
 import { Background, residentMegabytes } from './process.js';
 import { type Results, renderMemory, renderSpeed } from './report.js';
 import { buildTopology, inNamespace, must, type Topology } from './topology.js';
@@ -81,6 +82,7 @@ async function speedRound(
   try {
     const running = await variant.start(topology, { workloads: 0 });
     try {
+      if (variant.name !== direct.name) await proveTunnel(load, topology);
       const sample = await measureSpeed(load, running, Number(options.seconds));
       results.rounds[variant.name]?.push(sample);
       const brief = `bulk ${sample.bulk1?.toFixed(1)} / ${sample.bulk4?.toFixed(1)} Gbit/s, ping p50 ${sample.ping1P50} µs, 16: ${sample.ping16Rate?.toFixed(0)}/s, connects ${sample.connect1Rate?.toFixed(0)} / ${sample.connect8Rate?.toFixed(0)}/s`;
@@ -92,6 +94,15 @@ async function speedRound(
     results.failures.push(`round ${round} of ${variant.name}: ${String(error)}`);
     console.log(`round ${round} ${variant.name}: FAILED ${String(error)}`);
   }
+}
+
+/** A fast variant that sends plaintext past its proxies would win: look at the wire's end. */
+async function proveTunnel(load: Load, topology: Topology): Promise<void> {
+  const held = await load.hold(1);
+  const tunnels = await inNamespace(topology.server.netns, 'ss', ['-Htn', 'state', 'established', 'sport = :15008']);
+  await held.release();
+  if (held.open !== 1) throw new Error('no connection comes through');
+  if (tunnels.trim() === '') throw new Error('the connection goes past the tunnel');
 }
 
 async function memoryOf(variant: Variant, topology: Topology, load: Load, results: Results): Promise<void> {
@@ -131,6 +142,7 @@ async function chosenVariants(): Promise<Variant[]> {
   const wanted = options.only?.split(',');
   const all: [string, () => Promise<Variant>][] = [
     ['direct', async () => direct],
+    [PRODUCT, async () => meltemi(join(root, 'dist/src/cli/main.js'), join(work, PRODUCT), options.congestion)],
     ['envoy', async () => envoyPair(await installEnvoy(cache), join(work, 'envoy'))],
   ];
   const ztunnel = options['peer-ztunnel'];
