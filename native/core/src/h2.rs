@@ -57,18 +57,35 @@ pub struct Violation {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// Part of a DATA frame: `bytes` of the input belong to the stream. `flow` bytes (padding too) count for the windows.
-    Data { stream: u32, bytes: Range<usize>, flow: u32, end: bool },
+    Data {
+        stream: u32,
+        bytes: Range<usize>,
+        flow: u32,
+        end: bool,
+    },
     /// A whole header block; it is in `Reader::block`.
-    Headers { stream: u32, end: bool },
-    Reset { stream: u32, code: u32 },
+    Headers {
+        stream: u32,
+        end: bool,
+    },
+    Reset {
+        stream: u32,
+        code: u32,
+    },
     /// Answer with an acknowledgement.
     Settings(Settings),
     SettingsAck,
     /// Answer with the same bytes.
     Ping([u8; 8]),
-    Goaway { last: u32, code: u32 },
+    Goaway {
+        last: u32,
+        code: u32,
+    },
     /// Stream 0 is the connection.
-    Window { stream: u32, increment: u32 },
+    Window {
+        stream: u32,
+        increment: u32,
+    },
 }
 
 /// What of a SETTINGS frame matters to us.
@@ -196,7 +213,8 @@ impl Reader {
             return violation(Code::Protocol, "a header block is interrupted");
         }
         let of_connection = matches!(kind, kind::SETTINGS | kind::PING | kind::GOAWAY);
-        let of_stream = matches!(kind, kind::DATA | kind::HEADERS | kind::PRIORITY | kind::RST_STREAM | kind::CONTINUATION);
+        let of_stream =
+            matches!(kind, kind::DATA | kind::HEADERS | kind::PRIORITY | kind::RST_STREAM | kind::CONTINUATION);
         if of_connection && stream != 0 || of_stream && stream == 0 {
             return violation(Code::Protocol, "a frame on a stream where it cannot be");
         }
@@ -204,7 +222,7 @@ impl Reader {
             kind::PRIORITY => length == 5,
             kind::RST_STREAM | kind::WINDOW_UPDATE => length == 4,
             kind::SETTINGS if self.flags() & flag::ACK != 0 => length == 0,
-            kind::SETTINGS => length % 6 == 0 && length <= MAX_SETTINGS,
+            kind::SETTINGS => length.is_multiple_of(6) && length <= MAX_SETTINGS,
             kind::PING => length == 8,
             kind::GOAWAY => length >= 8,
             _ => true,
@@ -214,7 +232,9 @@ impl Reader {
         }
         match kind {
             kind::PUSH_PROMISE => return violation(Code::Protocol, "a push"),
-            kind::CONTINUATION if self.continuing == 0 => return violation(Code::Protocol, "a CONTINUATION of nothing"),
+            kind::CONTINUATION if self.continuing == 0 => {
+                return violation(Code::Protocol, "a CONTINUATION of nothing");
+            }
             kind::DATA => {
                 self.padding = 0;
                 self.pad_length_due = self.flags() & flag::PADDED != 0;
@@ -297,7 +317,9 @@ impl Reader {
             (padding, fragment) = (usize::from(*first), rest);
         }
         if self.flags() & flag::PRIORITY != 0 {
-            let Some(rest) = fragment.get(5..) else { return violation(Code::FrameSize, "priority without its fields") };
+            let Some(rest) = fragment.get(5..) else {
+                return violation(Code::FrameSize, "priority without its fields");
+            };
             fragment = rest;
         }
         let Some(length) = fragment.len().checked_sub(padding) else {
@@ -401,7 +423,13 @@ pub fn goaway(last: u32, code: Code) -> [u8; 17] {
 }
 
 /// Our SETTINGS and the connection's window, sent first (after the preface, for a client).
-pub fn opening(is_client: bool, stream_window: u32, connection_window: u32, max_streams: u32, max_list: u32) -> Vec<u8> {
+pub fn opening(
+    is_client: bool,
+    stream_window: u32,
+    connection_window: u32,
+    max_streams: u32,
+    max_list: u32,
+) -> Vec<u8> {
     let mut settings = vec![(INITIAL_WINDOW_SIZE, stream_window), (MAX_HEADER_LIST_SIZE, max_list)];
     match is_client {
         true => settings.push((ENABLE_PUSH, 0)),

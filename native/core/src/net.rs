@@ -65,7 +65,8 @@ pub fn accept(listener: RawFd) -> Result<Option<(OwnedFd, SocketAddr)>> {
 
 /// Where a redirected connection wanted to go; for one that was not redirected, the address it reached.
 pub fn original_destination(fd: RawFd, peer: SocketAddr) -> Option<SocketAddr> {
-    let (level, option) = if peer.is_ipv4() { (libc::SOL_IP, SO_ORIGINAL_DST) } else { (libc::SOL_IPV6, SO_ORIGINAL_DST) };
+    let (level, option) =
+        if peer.is_ipv4() { (libc::SOL_IP, SO_ORIGINAL_DST) } else { (libc::SOL_IPV6, SO_ORIGINAL_DST) };
     let mut address: sockaddr_storage = unsafe { zeroed() };
     let mut length = size_of::<sockaddr_storage>() as socklen_t;
     let result = unsafe { libc::getsockopt(fd, level, option, (&raw mut address).cast::<c_void>(), &raw mut length) };
@@ -83,7 +84,9 @@ pub fn local_address(fd: RawFd) -> Option<SocketAddr> {
 pub fn take_error(fd: RawFd) -> i32 {
     let mut value: c_int = 0;
     let mut length = size_of::<c_int>() as socklen_t;
-    unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_ERROR, (&raw mut value).cast::<c_void>(), &raw mut length) };
+    unsafe {
+        libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_ERROR, (&raw mut value).cast::<c_void>(), &raw mut length)
+    };
     value
 }
 

@@ -3,8 +3,8 @@ use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use std::collections::HashMap;
 use std::sync::Arc;
 use webpki::{
-    CertRevocationList, EndEntityCert, ExtendedKeyUsageValidator, KeyUsage, OwnedCertRevocationList, RevocationCheckDepth,
-    RevocationOptionsBuilder, UnknownStatusPolicy,
+    CertRevocationList, EndEntityCert, ExtendedKeyUsageValidator, KeyUsage, OwnedCertRevocationList,
+    RevocationCheckDepth, RevocationOptionsBuilder, UnknownStatusPolicy,
 };
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -34,7 +34,10 @@ pub enum PeerError {
     /// The chain does not lead to a root of its trust domain, or is wrong otherwise.
     Untrusted(String, String),
     /// A good certificate of somebody else.
-    Unexpected { presented: String, expected: Vec<String> },
+    Unexpected {
+        presented: String,
+        expected: Vec<String>,
+    },
 }
 
 impl Trust {
@@ -46,7 +49,8 @@ impl Trust {
             for (number, root) in roots.iter().enumerate() {
                 let der = CertificateDer::from(&root[..]);
                 let anchor = webpki::anchor_from_trusted_cert(&der);
-                let anchor = anchor.map_err(|why| format!("root {number} of trust domain {domain} is no certificate: {why}"))?;
+                let anchor =
+                    anchor.map_err(|why| format!("root {number} of trust domain {domain} is no certificate: {why}"))?;
                 of_domain.push(anchor.to_owned());
             }
         }
@@ -56,7 +60,9 @@ impl Trust {
     pub fn with_revocations(&self, crls: &[Vec<u8>]) -> Result<Self, String> {
         let parse = |(number, der): (usize, &Vec<u8>)| {
             let owned = OwnedCertRevocationList::from_der(der);
-            owned.map(|list| Arc::new(CertRevocationList::from(list))).map_err(|why| format!("revocation list {number} cannot be read: {why}"))
+            owned
+                .map(|list| Arc::new(CertRevocationList::from(list)))
+                .map_err(|why| format!("revocation list {number} cannot be read: {why}"))
         };
         let revocations = crls.iter().enumerate().map(parse).collect::<Result<_, _>>()?;
         Ok(Self { anchors: self.anchors.clone(), revocations })
@@ -70,7 +76,8 @@ impl Trust {
         now: UnixTime,
         end: PeerEnd,
     ) -> Result<Peer, PeerError> {
-        let certificate = EndEntityCert::try_from(leaf).map_err(|why| PeerError::NoIdentity(format!("no certificate: {why}")))?;
+        let certificate =
+            EndEntityCert::try_from(leaf).map_err(|why| PeerError::NoIdentity(format!("no certificate: {why}")))?;
         let identity = only_spiffe_id(certificate.valid_uri_names())?;
         let domain = trust_domain(&identity).unwrap_or_default();
         let anchors = self.anchors.get(domain).ok_or_else(|| PeerError::UnknownTrustDomain(identity.clone()))?;
@@ -109,9 +116,13 @@ impl std::fmt::Display for PeerError {
         match self {
             PeerError::NoIdentity(why) => write!(out, "the peer presented no SPIFFE identity ({why})"),
             PeerError::UnknownTrustDomain(id) => write!(out, "no roots are known for the trust domain of {id}"),
-            PeerError::Expired(id) => write!(out, "the certificate of {id} (or of its issuer) has expired or is not valid yet"),
+            PeerError::Expired(id) => {
+                write!(out, "the certificate of {id} (or of its issuer) has expired or is not valid yet")
+            }
             PeerError::Revoked(id) => write!(out, "the certificate of {id} (or of its issuer) is revoked"),
-            PeerError::Untrusted(id, why) => write!(out, "the certificate of {id} is not signed by a root of its trust domain ({why})"),
+            PeerError::Untrusted(id, why) => {
+                write!(out, "the certificate of {id} is not signed by a root of its trust domain ({why})")
+            }
             PeerError::Unexpected { presented, expected } => {
                 write!(out, "the peer is {presented}, expected was {}", expected.join(" or "))
             }
@@ -123,7 +134,8 @@ impl std::fmt::Display for PeerError {
 pub fn trust_domain(identity: &str) -> Option<&str> {
     let (domain, path) = identity.strip_prefix("spiffe://")?.split_once('/')?;
     let good = !path.is_empty() && !domain.is_empty();
-    (good && domain.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' | b'_'))).then_some(domain)
+    (good && domain.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' | b'_')))
+        .then_some(domain)
 }
 
 /// The identity and the expiry that our own chain states; for certificates that we present.
@@ -176,7 +188,9 @@ mod tests {
     #[test]
     fn reads_the_trust_domain() {
         assert_eq!(trust_domain("spiffe://cluster.local/ns/a/sa/b"), Some("cluster.local"));
-        for bad in ["", "spiffe://", "spiffe:///ns", "https://cluster.local/ns", "spiffe://cluster.local", "spiffe://A/b"] {
+        for bad in
+            ["", "spiffe://", "spiffe:///ns", "https://cluster.local/ns", "spiffe://cluster.local", "spiffe://A/b"]
+        {
             assert_eq!(trust_domain(bad), None, "{bad}");
         }
     }

@@ -11,7 +11,10 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ServerConnection;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{CertificateError, ClientConfig, Connection, DigitallySignedStruct, DistinguishedName, Error, KeyLog, ServerConfig, SignatureScheme};
+use rustls::{
+    CertificateError, ClientConfig, Connection, DigitallySignedStruct, DistinguishedName, Error, KeyLog, ServerConfig,
+    SignatureScheme,
+};
 use std::sync::{Arc, LazyLock, Mutex, OnceLock};
 
 /// A certificate chain with its key, as it is presented.
@@ -135,7 +138,8 @@ impl Handshake {
             let secrets = self.witness.secrets.lock().ok()?;
             let client = Keys::new(cipher, &secrets.client)?;
             let server = Keys::new(cipher, &secrets.server)?;
-            let (tx, rx) = if matches!(self.connection, Connection::Client(_)) { (client, server) } else { (server, client) };
+            let (tx, rx) =
+                if matches!(self.connection, Connection::Client(_)) { (client, server) } else { (server, client) };
             let peer = self.witness.verdict.get()?.as_ref().ok()?.clone();
             let peer_chain = self.connection.peer_certificates()?.iter().map(|der| der.clone().into_owned()).collect();
             Some(Established { tx, rx, peer, peer_chain })
@@ -148,7 +152,9 @@ impl Handshake {
         if let Some(Err(refused)) = self.witness.verdict.get() {
             let flag = match refused {
                 PeerError::Revoked(_) => "CERT_REVOKED",
-                PeerError::Unexpected { .. } | PeerError::NoIdentity(_) | PeerError::UnknownTrustDomain(_) => "IDENTITY_ERROR",
+                PeerError::Unexpected { .. } | PeerError::NoIdentity(_) | PeerError::UnknownTrustDomain(_) => {
+                    "IDENTITY_ERROR"
+                }
                 PeerError::Expired(_) | PeerError::Untrusted(..) => "TLS_FAILURE",
             };
             return HandshakeError { message: refused.to_string(), flag };

@@ -1,0 +1,286 @@
+//! What reaches a pod through a tunnel: CONNECTs are checked, judged, dialled to the app, and only then answered.
+use crate::api::{Action, Direction, OfferFacts};
+use crate::conn::{Close, Failure, Far, Leg, Phase, Side};
+use crate::h2::{self, Code, Violation};
+use crate::hpack;
+use crate::outbound::{denied, facts};
+use crate::shared::Pod;
+use crate::tunnel::{MAX_PEER_STREAMS, STREAM_WINDOW, Tunnel};
+use crate::worker::{Token, Worker};
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+
+/// What of a request's headers matters.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Request {
+    method: Vec<u8>,
+    authority: Vec<u8>,
+    /// Pseudo-headers that a CONNECT may not have, or had twice.
+    malformed: bool,
+}
+
+impl Worker {
+    /// Headers of a stream that the peer opens, or its trailers.
+    pub(crate) fn request(&mut self, tunnel: u32, stream: u32, end: bool, block: &[u8]) -> Result<(), Violation> {
+        let is_draining = self.is_draining();
+        let Some(of_tunnel) = self.tunnels.get_mut(tunnel) else { return Ok(()) };
+        let mut request = Request::default();
+        let decoded =
+            of_tunnel.decoder.as_mut().map(|decoder| decoder.decode(block, |name, value| request.add(name, value)));
+        let is_too_large = matches!(decoded, Some(Err(hpack::Error::ListTooLarge)));
+        if !is_too_large && !matches!(decoded, Some(Ok(()))) {
+            return Err(Violation { code: Code::Compression, what: "headers that cannot be read" });
+        }
+        if let Some(slot) = of_tunnel.streams.get(&stream).copied() {
+            return self.trailers(slot, end);
+        }
+        if stream.is_multiple_of(2) || stream <= of_tunnel.stream {
+            let is_closed = stream % 2 == 1 && stream <= of_tunnel.stream && end;
+            let what = "headers on a stream that is closed or cannot be the peer's";
+            return if is_closed { Ok(()) } else { Err(Violation { code: Code::Protocol, what }) };
+        }
+        of_tunnel.stream = stream;
+        let is_full = of_tunnel.streams.len() >= MAX_PEER_STREAMS as usize;
+        let over_quota = || {
+            let connections = of_tunnel.pod.connections.load(std::sync::atomic::Ordering::Relaxed);
+            connections >= self.shared.options.max_connections_per_pod
+        };
+        if of_tunnel.is_draining || is_draining || is_full || over_quota() {
+            let refused = h2::number_frame(h2::kind::RST_STREAM, stream, Code::RefusedStream as u32);
+            self.put(tunnel, &refused);
+            return Ok(());
+        }
+        let window = of_tunnel.initial_window;
+        let slot = self.new_stream_conn(tunnel, &request);
+        if let Some(of_tunnel) = self.tunnels.get_mut(tunnel) {
+            of_tunnel.streams.insert(stream, slot);
+        }
+        if let Some(conn) = self.conns.get_mut(slot) {
+            conn.far = Far::Stream(Leg {
+                tunnel,
+                stream,
+                window,
+                receive_window: i64::from(STREAM_WINDOW),
+                unacknowledged: 0,
+                waiting: false,
+                end_sent: false,
+                end_received: end,
+            });
+        }
+        match self.check_request(&request, is_too_large) {
+            Ok(()) => self.judge(slot),
+            Err(why) => self.refuse(slot, 400, Failure::new("CONNECT", why)),
+        }
+        Ok(())
+    }
+
+    fn new_stream_conn(&mut self, tunnel: u32, request: &Request) -> u32 {
+        let Some(of_tunnel) = self.tunnels.get(tunnel) else { return u32::MAX };
+        let (pod, peer) = (of_tunnel.pod.clone(), of_tunnel.peer);
+        let authority = String::from_utf8_lossy(&request.authority[..request.authority.len().min(MAX_AUTHORITY)]);
+        let facts = OfferFacts {
+            peer_identity: of_tunnel.peer_identity.clone(),
+            authority: authority.as_ref().into(),
+            ..facts(&pod, Direction::Inbound, of_tunnel.local, peer.ip())
+        };
+        self.new_conn(&pod, facts, peer.port())
+    }
+
+    fn check_request(&self, request: &Request, is_too_large: bool) -> Result<(), &'static str> {
+        if is_too_large {
+            return Err("the request's headers are too large");
+        }
+        if request.method != b"CONNECT" {
+            return Err("not a CONNECT");
+        }
+        if request.malformed {
+            return Err("a CONNECT with headers that it cannot have");
+        }
+        let port = authority_port(&request.authority).ok_or("the authority is not host:port")?;
+        if self.is_own_port(port) || port == DNS_PORT {
+            return Err("attempted recursive call: the port is one of ours");
+        }
+        Ok(())
+    }
+
+    fn trailers(&mut self, slot: u32, end: bool) -> Result<(), Violation> {
+        if !end {
+            return Err(Violation { code: Code::Protocol, what: "trailers that do not end their stream" });
+        }
+        if let Some(leg) = self.conns.get_mut(slot).and_then(|conn| conn.leg()) {
+            leg.end_received = true;
+        }
+        self.reap(slot);
+        Ok(())
+    }
+
+    /// Carries out the verdict of an inbound connection, tunnelled or plaintext.
+    pub(crate) fn deliver_to_app(&mut self, slot: u32) {
+        let Some(conn) = self.conns.get(slot) else { return };
+        let Some(flow) = conn.flow.clone() else { return };
+        let target = match &flow.verdict.action {
+            Action::Direct(target) => *target,
+            Action::Deny(status) => {
+                let why = denied(&flow.verdict.because, &flow.verdict.objects);
+                return self.refuse(slot, *status, Failure::new("DENY", why));
+            }
+            Action::Group(_) => {
+                return self.refuse(slot, 503, Failure::new("CONNECT", "an inbound connection cannot go to a group"));
+            }
+        };
+        let (pod, src, direction) = (conn.pod.clone(), conn.facts.src_ip, conn.facts.direction);
+        if self.is_own_port(target.port()) {
+            return self.refuse(
+                slot,
+                400,
+                Failure::new("CONNECT", "attempted recursive call: the port is one of ours"),
+            );
+        }
+        // A client on the pod's own address cannot be imitated: its answers would never come back.
+        let source = (src != target.ip() && !self.is_local(&pod, src)).then_some(src);
+        match self.dial(&pod, target, source) {
+            Ok(fd) if direction == Direction::Inbound => self.dialled_app(slot, fd),
+            Ok(fd) => self.dialled_far(slot, fd),
+            Err(why) => self.dial_failed(slot, why.raw_os_error().unwrap_or(libc::ECONNREFUSED)),
+        }
+    }
+
+    fn dialled_app(&mut self, slot: u32, fd: OwnedFd) {
+        let raw = fd.as_raw_fd();
+        let Some(conn) = self.conns.get_mut(slot) else { return };
+        conn.app.dial(fd);
+        self.await_phase(slot, Phase::Dialing, self.shared.options.connect_timeout_ms);
+        self.watch_socket(raw, Token::App(slot));
+    }
+
+    /// The app has taken the connection: now the peer may know.
+    pub(crate) fn app_connected(&mut self, slot: u32) {
+        self.established(slot);
+        let Some(conn) = self.conns.get_mut(slot) else { return };
+        let early = conn.far_to_app;
+        if let Some(series) = &conn.series {
+            series.received_bytes.fetch_add(early, std::sync::atomic::Ordering::Relaxed);
+        }
+        let Some((tunnel, stream)) = conn.leg().map(|leg| (leg.tunnel, leg.stream)) else { return };
+        self.answer(tunnel, stream, 200, false);
+        self.drain_app(slot);
+        self.reap(slot);
+    }
+
+    fn answer(&mut self, tunnel: u32, stream: u32, status: u16, end: bool) {
+        if !self.tunnels.get(tunnel).is_some_and(Tunnel::is_open) {
+            return;
+        }
+        let mut block = Vec::with_capacity(16);
+        hpack::encode_status(&mut block, status);
+        let flags = h2::flag::END_HEADERS | if end { h2::flag::END_STREAM } else { 0 };
+        self.put(tunnel, &h2::frame_header(block.len(), h2::kind::HEADERS, flags, stream));
+        self.put(tunnel, &block);
+    }
+
+    /// Ends a connection that may not be, or cannot be made: a status for a CONNECT that has no answer yet, else a RST.
+    pub(crate) fn refuse(&mut self, slot: u32, status: u16, why: Failure) {
+        let Some(conn) = self.conns.get_mut(slot) else { return };
+        if conn.facts.direction == Direction::Inbound && conn.phase != Phase::Open {
+            let undelivered = conn.app.unsent_length();
+            if let Far::Stream(leg) = std::mem::replace(&mut conn.far, Far::None) {
+                self.answer(leg.tunnel, leg.stream, status, true);
+                // A whole answer before the whole request: the rest is not wanted (RFC 9113, section 8.1).
+                let reset = (!leg.end_received).then_some(Code::NoError);
+                self.leave_tunnel(leg.tunnel, leg.stream, undelivered, reset);
+            }
+        }
+        self.finish(slot, Close::Reset, Some(why));
+    }
+
+    /// A peer that never got as far as a CONNECT is reported too.
+    pub(crate) fn report_failed_tunnel(&mut self, tunnel: &Tunnel, why: &Failure) {
+        let facts = facts(&tunnel.pod, Direction::Inbound, tunnel.local, tunnel.peer.ip());
+        let slot = self.new_conn(&tunnel.pod, facts, tunnel.peer.port());
+        self.finish(slot, Close::Clean, Some(why.clone()));
+    }
+
+    /// A plaintext connection from outside was redirected to us.
+    pub(crate) fn accept_plaintext(&mut self, pod: &Arc<Pod>, fd: OwnedFd, peer: SocketAddr) {
+        let raw = fd.as_raw_fd();
+        let wanted = crate::net::original_destination(raw, peer);
+        let dst = wanted.unwrap_or(SocketAddr::new(peer.ip(), 0));
+        let slot = self.new_conn(pod, facts(pod, Direction::InboundPlaintext, dst, peer.ip()), peer.port());
+        if let Some(conn) = self.conns.get_mut(slot) {
+            conn.app = Side::accepted(fd);
+        }
+        self.watch_socket(raw, Token::App(slot));
+        if wanted.is_none() || self.is_own_port(dst.port()) {
+            return self.refuse(slot, 400, Failure::new("CONNECT", "attempted recursive call to ourselves"));
+        }
+        self.judge(slot);
+    }
+}
+
+impl Request {
+    fn add(&mut self, name: &[u8], value: &[u8]) {
+        match name {
+            b":method" if self.method.is_empty() => self.method = value.to_vec(),
+            b":authority" if self.authority.is_empty() => self.authority = value.to_vec(),
+            _ if name.starts_with(b":") => self.malformed = true,
+            _ => {}
+        }
+    }
+}
+
+/// The port of `ip:port`, `[ip]:port` or `name:port`; None for anything else.
+fn authority_port(authority: &[u8]) -> Option<u16> {
+    let text = std::str::from_utf8(authority).ok().filter(|text| text.len() <= MAX_AUTHORITY)?;
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return Some(address.port()).filter(|port| *port != 0);
+    }
+    let (host, port) = text.rsplit_once(':')?;
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b'*');
+    if host.is_empty() || !host.bytes().all(is_name) || !port.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    port.parse().ok().filter(|port| *port != 0)
+}
+
+const DNS_PORT: u16 = 15053;
+const MAX_AUTHORITY: usize = 512;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_port_of_an_authority() {
+        for (text, port) in [("10.0.0.1:80", 80), ("[fd00::1]:8080", 8080), ("reviews.shop.svc:9080", 9080)] {
+            assert_eq!(authority_port(text.as_bytes()), Some(port), "{text}");
+        }
+        for bad in [
+            "",
+            "10.0.0.1",
+            ":80",
+            "a:0",
+            "a:65536",
+            "a:+80",
+            "a b:80",
+            "user@a:80",
+            "fd00::1:80",
+            "[fd00::1]",
+            "a:",
+            "\u{e9}:80",
+        ] {
+            assert_eq!(authority_port(bad.as_bytes()), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_connect_has_no_other_pseudo_headers() {
+        let mut request = Request::default();
+        request.add(b":method", b"CONNECT");
+        request.add(b":authority", b"a:80");
+        request.add(b"baggage", b"x");
+        assert!(!request.malformed);
+        request.add(b":path", b"/");
+        assert!(request.malformed);
+    }
+}
