@@ -1,15 +1,20 @@
 import { Command } from 'commander';
-import { registerAgent } from './agent.js';
-import { registerControlPlane } from './control-plane.js';
-import { registerExplain } from './explain.js';
-import { registerLab } from './lab.js';
+
+/** Loaded only when named (or for help): an agent's memory has no room for what it does not use. */
+const commands: Record<string, () => Promise<(program: Command) => void>> = {
+  lab: async () => (await import('./lab.js')).registerLab,
+  explain: async () => (await import('./explain.js')).registerExplain,
+  agent: async () => (await import('./agent.js')).registerAgent,
+  'control-plane': async () => (await import('./control-plane.js')).registerControlPlane,
+};
 
 const program = new Command('meltemi')
   .description('An ambient service mesh: encryption, identity and policy for every workload, without sidecars.')
   .showHelpAfterError();
-for (const register of [registerLab, registerExplain, registerAgent, registerControlPlane]) register(program);
 
 try {
+  const named = commands[process.argv[2] ?? ''];
+  for (const load of named === undefined ? Object.values(commands) : [named]) (await load())(program);
   await program.parseAsync();
 } catch (error) {
   console.error(`meltemi: ${error instanceof Error ? error.message : String(error)}`);
