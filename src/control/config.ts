@@ -1,0 +1,122 @@
+import { readFileSync } from 'node:fs';
+import { isIP } from 'node:net';
+import { ConfigReader } from '../lib/config-reader.js';
+import { parseHostPort } from '../lib/ip.js';
+import { err, ok, type Result } from '../lib/result.js';
+import { parseYaml } from '../lib/yaml.js';
+import { isLogLevel, type LogLevel } from '../telemetry/log.js';
+import type { MeshOptions } from './mesh/mesh-options.js';
+
+/** The control plane's configuration, parsed once. All paths are as written. */
+export interface ControlPlaneConfig {
+  readonly source: { readonly directory: string };
+  readonly mesh: MeshOptions;
+  readonly listen: {
+    readonly tls: Listener;
+    /** Off when undefined. */
+    readonly plaintext: Listener | undefined;
+  };
+  readonly admin: {
+    /** Path of a Unix socket; off when undefined. */
+    readonly socket: string | undefined;
+    /** Where HTTP is served, on all addresses; 0 serves nowhere. */
+    readonly port: number;
+  };
+  readonly ca: {
+    /** Where the self-signed root, the intermediates and the bundle are kept. */
+    readonly directory: string;
+    /** A plugged-in CA (ca-cert.pem, ca-key.pem, cert-chain.pem, root-cert.pem); self-signed when undefined. */
+    readonly cacerts: string | undefined;
+    readonly workloadTtlSeconds: number;
+  };
+  readonly auth: { readonly issuers: readonly Issuer[] };
+  readonly logLevel: LogLevel;
+}
+
+export interface Listener {
+  readonly ip: string;
+  readonly port: number;
+}
+
+/** Whose tokens are believed. */
+export interface Issuer {
+  readonly issuer: string;
+  readonly audience: string;
+  /** Path of a PEM public key. */
+  readonly publicKey: string;
+}
+
+/** Error: every mistake of the file, one a line. */
+export function readConfig(path: string): Result<ControlPlaneConfig> {
+  let text: string;
+  try {
+    text = readFileSync(path, 'utf8');
+  } catch (error) {
+    return err(`configuration ${path} cannot be read: ${error instanceof Error ? error.message : String(error)}`);
+  }
+  const parsed = parseConfig(text);
+  return parsed.ok ? parsed : err(`configuration ${path}:\n${parsed.error.map((each) => `  ${each}`).join('\n')}`);
+}
+
+export function parseConfig(text: string): Result<ControlPlaneConfig, readonly string[]> {
+  const yaml = parseYaml(text);
+  if (!yaml.ok) return yaml;
+  const root = new ConfigReader(yaml.value ?? {});
+  const [source, listen, admin] = [root.object('source'), root.object('listen'), root.object('admin')];
+  const [ca, auth] = [root.object('ca'), root.object('auth')];
+  const config: ControlPlaneConfig = {
+    source: { directory: source.text('directory') },
+    mesh: {
+      cluster: root.text('cluster', 'Kubernetes'),
+      network: root.text('network', ''),
+      trustDomain: root.text('trustDomain', 'cluster.local'),
+      clusterDomain: root.text('clusterDomain', 'cluster.local'),
+      rootNamespace: root.text('rootNamespace', 'istio-system'),
+    },
+    listen: {
+      tls: readListener(listen, 'tls', '0.0.0.0:15012') ?? { ip: '0.0.0.0', port: 15012 },
+      plaintext: readListener(listen, 'plaintext', ''),
+    },
+    admin: { socket: admin.text('socket', '') || undefined, port: admin.port('port', 15014) },
+    ca: {
+      directory: ca.text('directory'),
+      cacerts: ca.text('cacerts', '') || undefined,
+      workloadTtlSeconds: ca.number('workloadTtlSeconds', 86_400, 1, MAX_TTL_SECONDS),
+    },
+    auth: { issuers: auth.objects('issuers').map(readIssuer) },
+    logLevel: readLogLevel(root),
+  };
+  for (const reader of [source, listen, admin, ca, auth, root]) reader.end();
+  return root.problems.length > 0 ? err(root.problems) : ok(config);
+}
+
+function readIssuer(reader: ConfigReader): Issuer {
+  const issuer = {
+    issuer: reader.text('issuer'),
+    audience: reader.text('audience', 'istio-ca'),
+    publicKey: reader.text('publicKey'),
+  };
+  reader.end();
+  return issuer;
+}
+
+/** `IP:port`; port 0 lets the system choose. Undefined when empty. */
+function readListener(reader: ConfigReader, name: string, fallback: string): Listener | undefined {
+  const text = reader.text(name, fallback);
+  if (text === '') return undefined;
+  const anyPort = /^\[?([^\]]*)\]?:0$/.exec(text)?.[1];
+  const parsed = anyPort === undefined ? parseHostPort(text) : { host: anyPort, port: 0 };
+  if (parsed !== undefined && isIP(parsed.host) !== 0) return { ip: parsed.host, port: parsed.port };
+  reader.problems.push(`listen.${name} is ${JSON.stringify(text)}, not IP:port like 0.0.0.0:15012`);
+  return undefined;
+}
+
+function readLogLevel(reader: ConfigReader): LogLevel {
+  const text = reader.text('logLevel', 'info');
+  if (isLogLevel(text)) return text;
+  reader.problems.push(`logLevel is ${JSON.stringify(text)}, which is no log level`);
+  return 'info';
+}
+
+/** 90 days. */
+const MAX_TTL_SECONDS = 90 * 86_400;
