@@ -32,6 +32,10 @@ export function boolean(value: boolean): Asn1 {
   return universal(Type.BOOLEAN, value ? '\xff' : '\0');
 }
 
+export function nullValue(): Asn1 {
+  return universal(Type.NULL, '');
+}
+
 export function octetString(bytes: Uint8Array): Asn1 {
   return universal(Type.OCTETSTRING, binary(bytes));
 }
