@@ -2,8 +2,10 @@
  * The small world of most mesh tests: in the mesh `caller` (node-1), `server` (node-2, two of them behind the Service
  * `servers`) and `neighbour` (node-1); outside of it `stranger` (node-1) and the server `bare` (node-2).
  */
+
+import type { LabStatus } from '../../src/lab/status.js';
 import { CAPTURED, idlePod, type Manifest, namespace, serverPod, service } from '../support/manifests.js';
-import { addressOf, type LabStatus, Mesh, podOf } from '../support/mesh.js';
+import { addressOf, Mesh, podOf } from '../support/mesh.js';
 import type { Prober, Target } from '../support/prober.js';
 
 export interface Town extends AsyncDisposable {

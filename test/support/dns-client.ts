@@ -54,12 +54,14 @@ export async function askTcp(
   }
 }
 
-/** A nameserver on loopback for tests: UDP and TCP on one port; `reply` sees each query and may stay silent. */
+/** A nameserver for tests: UDP and TCP on one port (0 picks one); `reply` sees each query and may stay silent. */
 export async function startNameserver(
   reply: (query: DnsQuery, protocol: 'udp' | 'tcp', bytes: Buffer) => Uint8Array | undefined,
+  ip = '127.0.0.1',
+  wanted = 0,
 ) {
-  const udp = dgram.createSocket('udp4');
-  udp.bind(0, '127.0.0.1');
+  const udp = dgram.createSocket(ip.includes(':') ? 'udp6' : 'udp4');
+  udp.bind(wanted, ip);
   await once(udp, 'listening');
   const { port } = udp.address();
   const answer = (bytes: Buffer, protocol: 'udp' | 'tcp') => {
@@ -79,7 +81,7 @@ export async function startNameserver(
       }
     });
   });
-  tcp.listen(port, '127.0.0.1');
+  tcp.listen(port, ip);
   await once(tcp, 'listening');
   return {
     port,

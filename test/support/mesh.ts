@@ -1,39 +1,15 @@
 /** A lab as the mesh tests use it: through the command line, the status it prints and the admin sockets of its agents. */
 import { spawn } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { request } from 'node:http';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
+import type { ChangeReport } from '../../src/lab/api.js';
+import { LabClient } from '../../src/lab/client.js';
+import type { LabStatus, NodeStatus, PodStatus } from '../../src/lab/status.js';
 import { type Manifest, marker } from './manifests.js';
 import { Prober } from './prober.js';
 import type { Place } from './worker.js';
-
-export interface NodeStatus {
-  readonly name: string;
-  readonly netns: string;
-  readonly addresses: readonly string[];
-  readonly accessLog: string;
-  readonly agentPid: number;
-}
-
-export interface PodStatus {
-  readonly name: string;
-  readonly namespace: string;
-  readonly node: string;
-  readonly netns: string;
-  readonly addresses: readonly string[];
-  readonly pids: readonly number[];
-  readonly ready: boolean;
-  /** `enabled` when captured, empty when not. */
-  readonly redirection: string;
-}
-
-export interface LabStatus {
-  readonly nodes: readonly NodeStatus[];
-  readonly pods: readonly PodStatus[];
-  readonly controlPlane?: { readonly pid: number };
-}
 
 export interface Ran {
   readonly stdout: string;
@@ -44,13 +20,14 @@ export interface Ran {
 export class Mesh implements AsyncDisposable {
   readonly name: string;
   readonly directory: string;
-  readonly #scratch = mkdtempSync(join(tmpdir(), 'meltemi-mesh-'));
+  readonly #client: LabClient;
   readonly #closing: (() => Promise<void>)[] = [];
   #markers = 0;
 
   private constructor(name: string) {
     this.name = name;
-    this.directory = join('/run/meltemi/labs', name);
+    this.#client = new LabClient(name);
+    this.directory = this.#client.layout.directory;
   }
 
   /** A new lab; one of the same name that a former run left is taken down first. */
@@ -72,13 +49,28 @@ export class Mesh implements AsyncDisposable {
     return stdout;
   }
 
-  /** Applies manifests; what it means has not arrived anywhere yet: see `settle`. */
+  /** Applies manifests; what it means has not arrived anywhere yet: see `change`. */
   async apply(manifests: readonly Manifest[]): Promise<void> {
-    if (manifests.length > 0) await this.must('apply', '-f', this.#file(manifests));
+    if (manifests.length > 0) accepted(await this.#client.apply([{ name: 'test', text: list(manifests) }]));
   }
 
   async remove(manifests: readonly Manifest[]): Promise<void> {
-    if (manifests.length > 0) await this.must('delete', '-f', this.#file(manifests));
+    if (manifests.length > 0) accepted(await this.#client.delete([{ name: 'test', text: list(manifests) }]));
+  }
+
+  /** Changes labels of `KIND NAME`; null takes one away. */
+  async label(
+    kind: string,
+    namespace: string | null,
+    name: string,
+    changes: Record<string, string | null>,
+  ): Promise<void> {
+    accepted(await this.#client.label({ kind, namespace, name, changes }));
+  }
+
+  /** Restarts, stops or starts `control-plane` or the agent of a node. */
+  async daemon(action: 'restart' | 'stop' | 'start', name: string, kill = false): Promise<void> {
+    accepted(await this.#client.daemon({ name, action, kill }));
   }
 
   /**
@@ -98,8 +90,8 @@ export class Mesh implements AsyncDisposable {
     if (this.#markers > 1) await this.remove([marker(`marker-${this.#markers - 1}`)]);
   }
 
-  async status(): Promise<LabStatus> {
-    return JSON.parse(await this.must('status', '--json')) as LabStatus;
+  status(): Promise<LabStatus> {
+    return this.#client.status();
   }
 
   /** Resolves with the status when it satisfies `condition`. */
@@ -112,7 +104,11 @@ export class Mesh implements AsyncDisposable {
         return condition(status);
       },
       timeoutMs,
-      () => JSON.stringify(status.pods.filter(({ ready }) => !ready)),
+      () =>
+        [
+          ...status.problems,
+          ...status.pods.map((pod) => `${pod.name} ${pod.ready} ${pod.redirection} ${pod.message}`),
+        ].join('; '),
     );
     return status;
   }
@@ -172,22 +168,13 @@ export class Mesh implements AsyncDisposable {
         return `--- no ${path}`;
       }
     };
-    const files = ['nodes/node-1/agent.log', 'nodes/node-2/agent.log', 'control/control.log', 'supervisor.log'];
+    const files = ['nodes/node-1/agent.log', 'nodes/node-2/agent.log', 'control/control-plane.log', 'supervisor.log'];
     return files.map((file) => tail(join(this.directory, file))).join('\n');
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     for (const close of this.#closing.reverse()) await close();
     await this.lab('down');
-    rmSync(this.#scratch, { recursive: true, force: true });
-  }
-
-  #files = 0;
-
-  #file(manifests: readonly Manifest[]): string {
-    const path = join(this.#scratch, `${++this.#files}.json`);
-    writeFileSync(path, JSON.stringify({ apiVersion: 'v1', kind: 'List', items: manifests }));
-    return path;
   }
 }
 
@@ -316,6 +303,14 @@ export async function until(
     if (performance.now() > deadline) throw new Error(`not within ${timeoutMs} ms: ${what}. ${problem} ${seen()}`);
     await delay(POLL_MS);
   }
+}
+
+function list(items: readonly Manifest[]): string {
+  return JSON.stringify({ apiVersion: 'v1', kind: 'List', items });
+}
+
+function accepted({ problems }: ChangeReport): void {
+  if (problems.length > 0) throw new Error(problems.join('; '));
 }
 
 function httpOverSocket(socketPath: string, path: string, method: string): Promise<string> {
