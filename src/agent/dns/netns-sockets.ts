@@ -5,6 +5,9 @@ import net from 'node:net';
 import type { FdResult, NetnsTools } from '../dataplane/netns.js';
 import type { PodSockets } from './pod-sockets.js';
 
+/** The module that makes them with the addon, for `DnsProxyOptions.sockets`. */
+export const NETNS_SOCKETS = new URL('./addon-sockets.js', import.meta.url);
+
 /** Sockets inside a pod's network namespace: the addon makes the descriptors there, Node takes them over. */
 export function netnsSockets(tools: NetnsTools): PodSockets {
   return {
@@ -12,8 +15,10 @@ export function netnsSockets(tools: NetnsTools): PodSockets {
       const fd = take(tools.openUdp(netns, ip, port, mark));
       const socket = dgram.createSocket(ip.includes(':') ? 'udp6' : 'udp4');
       try {
+        // The event may come before bind returns.
+        const listening = once(socket, 'listening');
         socket.bind({ fd });
-        await once(socket, 'listening');
+        await listening;
         return socket;
       } catch (error) {
         closeSync(fd);
@@ -24,8 +29,9 @@ export function netnsSockets(tools: NetnsTools): PodSockets {
       const fd = take(tools.openTcpListener(netns, ip, port));
       const server = net.createServer();
       try {
+        const listening = once(server, 'listening');
         server.listen({ fd });
-        await once(server, 'listening');
+        await listening;
         return server;
       } catch (error) {
         closeSync(fd);
