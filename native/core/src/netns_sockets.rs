@@ -10,7 +10,10 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 pub fn open_udp(netns: &str, address: SocketAddr, mark: u32) -> Result<OwnedFd> {
     in_netns(netns, || {
         let fd = open(address, libc::SOCK_DGRAM, mark)?;
-        set(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
+        // With any port, sharing would let two queries under way get the same one.
+        if address.port() != 0 {
+            set(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
+        }
         bind(fd.as_raw_fd(), address)?;
         Ok(fd)
     })
