@@ -1,0 +1,144 @@
+import type { ChildProcess } from 'node:child_process';
+import { closeSync, openSync, statSync, truncateSync } from 'node:fs';
+import type { BackOff } from '../lib/back-off.js';
+import type { Clock } from '../lib/clock.js';
+import { childrenOf, endChild, spawnBound } from './children.js';
+
+export interface ContainerStart {
+  readonly name: string;
+  readonly argv: readonly string[];
+  readonly workingDir: string;
+  readonly env: Readonly<Record<string, string>>;
+  /** Of the process that holds the pod's namespaces. */
+  readonly sandboxPid: number;
+  /** Output is appended here. */
+  readonly log: string;
+  readonly restartPolicy: 'Always' | 'OnFailure' | 'Never';
+  readonly backOff: BackOff;
+  readonly clock: Clock;
+  /** Called whenever `state` changed. */
+  readonly onChange: () => void;
+}
+
+export type ContainerState =
+  | { readonly type: 'running' }
+  | { readonly type: 'waiting'; readonly reason: 'CrashLoopBackOff'; readonly exitCode: number }
+  | { readonly type: 'terminated'; readonly exitCode: number };
+
+/** A command that runs, alone in a process namespace of its own, and is started again as its restart policy says. */
+export class Container {
+  state: ContainerState = { type: 'running' };
+  restarts = 0;
+  #child: ChildProcess | undefined;
+  #stopped = false;
+  #cancelRestart: () => void = () => {};
+
+  constructor(readonly start: ContainerStart) {}
+
+  run(): void {
+    const { start } = this;
+    limitLog(start.log);
+    const log = openSync(start.log, 'a');
+    const began = start.clock.now();
+    const child = spawnBound(containerArgv(start), { stdio: ['ignore', log, log], detached: true, env: start.env });
+    closeSync(log);
+    this.#child = child;
+    this.#turn({ type: 'running' });
+    child.once('exit', (code, signal) =>
+      this.#onExit(code ?? 128 + (signal === 'SIGKILL' ? 9 : 15), start.clock.now() - began),
+    );
+  }
+
+  /** Pids of the command itself, as this machine sees them. */
+  get pids(): readonly number[] {
+    const pid = this.holderPid;
+    return pid === undefined ? [] : childrenOf(pid);
+  }
+
+  /** The process whose namespaces `lab exec` enters; undefined while nothing runs. */
+  get holderPid(): number | undefined {
+    return this.state.type === 'running' ? this.#child?.pid : undefined;
+  }
+
+  /** SIGTERM, after `graceMs` SIGKILL to everything in the container; resolves when nothing of it is left. */
+  async stop(graceMs: number): Promise<void> {
+    this.#stopped = true;
+    this.#cancelRestart();
+    const child = this.#child;
+    if (child === undefined) return;
+    await endChild(child, graceMs, () => {
+      for (const pid of this.pids) signal(pid, 'SIGTERM');
+      return true;
+    });
+  }
+
+  #onExit(exitCode: number, livedMs: number): void {
+    const { restartPolicy, backOff, clock } = this.start;
+    if (this.#stopped || restartPolicy === 'Never' || (restartPolicy === 'OnFailure' && exitCode === 0)) {
+      this.#turn({ type: 'terminated', exitCode });
+      return;
+    }
+    if (livedMs > STEADY_MS) backOff.reset();
+    this.#turn({ type: 'waiting', reason: 'CrashLoopBackOff', exitCode });
+    this.#cancelRestart = clock.schedule(backOff.next(), () => {
+      this.restarts += 1;
+      this.run();
+    });
+  }
+
+  #turn(state: ContainerState): void {
+    this.state = state;
+    this.start.onChange();
+  }
+}
+
+/** Runs `argv` in a pod as `lab exec` does: in all namespaces of a container, killed when the caller is. */
+export function execArgv(
+  holderPid: number,
+  env: Readonly<Record<string, string>>,
+  workingDir: string,
+  argv: readonly string[],
+): string[] {
+  const at = `/proc/${holderPid}/ns`;
+  return [
+    ...['nsenter', `--net=${at}/net`, `--uts=${at}/uts`, `--mount=${at}/mnt`, `--pid=${at}/pid_for_children`, '--'],
+    ...['setpriv', '--pdeathsig', 'KILL', '--'],
+    ...envArgv(env, workingDir),
+    ...argv,
+  ];
+}
+
+function containerArgv({ sandboxPid, env, workingDir, argv }: ContainerStart): readonly string[] {
+  const at = `/proc/${sandboxPid}/ns`;
+  return [
+    ...['nsenter', `--net=${at}/net`, `--uts=${at}/uts`, `--mount=${at}/mnt`, '--'],
+    ...['unshare', '--pid', '--fork', '--kill-child=KILL', '--mount', '--mount-proc', '--propagation', 'private', '--'],
+    ...envArgv(env, workingDir),
+    ...argv,
+  ];
+}
+
+function envArgv(env: Readonly<Record<string, string>>, workingDir: string): readonly string[] {
+  return ['env', '-i', '-C', workingDir, ...Object.entries(env).map(([name, value]) => `${name}=${value}`)];
+}
+
+function limitLog(path: string): void {
+  try {
+    if (statSync(path).size > MAX_LOG_BYTES) truncateSync(path);
+  } catch {
+    // There is none yet.
+  }
+}
+
+function signal(pid: number, name: 'SIGTERM'): void {
+  try {
+    process.kill(pid, name);
+  } catch {
+    // It has ended already.
+  }
+}
+
+/** A container that ran this long is not in a crash loop. */
+const STEADY_MS = 10_000;
+/** Looked at when a container starts. */
+const MAX_LOG_BYTES = 64 * 1024 * 1024;

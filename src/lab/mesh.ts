@@ -1,0 +1,128 @@
+import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
+import { request } from 'node:http';
+import { join } from 'node:path';
+import type { Clock } from '../lib/clock.js';
+import { FABRIC } from './addresses.js';
+import { agentConfig, controlPlaneConfig, DEFAULT_NAMES } from './config-files.js';
+import { Daemon } from './daemon.js';
+import type { LabLayout } from './layout.js';
+import type { LabNode } from './node.js';
+import { TOKEN_TTL_SECONDS, type TokenIssuer } from './tokens.js';
+import { writeWhole } from './write-whole.js';
+
+export interface MeshOptions {
+  readonly layout: LabLayout;
+  readonly tokens: TokenIssuer;
+  readonly clock: Clock;
+  readonly env: NodeJS.ProcessEnv;
+  /** Starts this program: the interpreter, its options and the script. */
+  readonly program: readonly string[];
+  readonly onChange: () => void;
+}
+
+/** The control plane and the agents of a lab, as processes. */
+export class MeshProcesses {
+  readonly controlPlane: Daemon;
+  controlPlaneReady = false;
+  #nodes: readonly LabNode[] = [];
+  #stopped = false;
+
+  constructor(readonly options: MeshOptions) {
+    const { layout, tokens } = options;
+    mkdirSync(layout.control, { recursive: true });
+    mkdirSync(layout.ca, { recursive: true });
+    const config = join(layout.control, 'control-plane.yaml');
+    writeFileSync(config, controlPlaneConfig(layout, DEFAULT_NAMES, tokens.issuer));
+    this.controlPlane = this.#daemon(
+      'control plane',
+      ['control-plane', '--config', config],
+      join(layout.control, 'control-plane.log'),
+    );
+  }
+
+  /** Starts the control plane, and the agents once there is a root certificate for them to trust. */
+  start(nodes: readonly LabNode[]): void {
+    const { layout, clock } = this.options;
+    this.#nodes = nodes;
+    for (const node of nodes) {
+      const config = join(node.directory, 'agent.yaml');
+      writeFileSync(config, agentConfig(layout, DEFAULT_NAMES, node.name));
+      node.agent = this.#daemon(
+        node.name,
+        ['agent', '--config', config],
+        join(node.directory, 'agent.log'),
+        node.netns,
+      );
+    }
+    this.#rotateTokens();
+    this.controlPlane.run();
+    const startAgents = (): void => {
+      if (this.#stopped) return;
+      if (existsSync(join(layout.ca, 'root-cert.pem'))) for (const { agent } of nodes) agent?.run();
+      else clock.schedule(ROOT_POLL_MS, startAgents);
+    };
+    startAgents();
+    void this.#watchReadiness();
+  }
+
+  get ready(): boolean {
+    return this.controlPlaneReady && this.#nodes.every(({ agentReady }) => agentReady);
+  }
+
+  /** The daemon that a person means by `control-plane` or the name of a node. */
+  daemon(name: string): Daemon | undefined {
+    return name === 'control-plane' ? this.controlPlane : this.#nodes.find((node) => node.name === name)?.agent;
+  }
+
+  async stop(graceMs: number): Promise<void> {
+    this.#stopped = true;
+    await Promise.all(
+      [this.controlPlane, ...this.#nodes.map(({ agent }) => agent)].map((daemon) => daemon?.stop(graceMs)),
+    );
+  }
+
+  async #watchReadiness(): Promise<void> {
+    if (this.#stopped) return;
+    const before = [this.controlPlaneReady, ...this.#nodes.map(({ agentReady }) => agentReady)].join();
+    this.controlPlaneReady =
+      this.controlPlane.pid !== undefined &&
+      (await answers({ host: FABRIC.ipv4, port: 15014, path: '/healthz/ready' }));
+    for (const node of this.#nodes) {
+      node.agentReady =
+        node.agent?.pid !== undefined &&
+        (await answers({ host: node.addresses.ipv4, port: 15021, path: '/healthz/ready' }));
+    }
+    const after = [this.controlPlaneReady, ...this.#nodes.map(({ agentReady }) => agentReady)].join();
+    if (after !== before) this.options.onChange();
+    this.options.clock.schedule(this.ready ? READY_POLL_MS : UNREADY_POLL_MS, () => void this.#watchReadiness());
+  }
+
+  #rotateTokens(): void {
+    if (this.#stopped) return;
+    const { tokens, clock } = this.options;
+    for (const node of this.#nodes) writeWhole(join(node.directory, 'token'), tokens.forNode(node.name), 0o600);
+    clock.schedule((TOKEN_TTL_SECONDS * 1000) / 3, () => this.#rotateTokens());
+  }
+
+  #daemon(name: string, command: readonly string[], log: string, netns?: string): Daemon {
+    const { program, env, clock, onChange } = this.options;
+    const enter = netns === undefined ? [] : ['nsenter', `--net=${netns}`, '--'];
+    return new Daemon({ name, argv: [...enter, ...program, ...command], env, log, clock, onChange });
+  }
+}
+
+function answers(target: { host: string; port: number; path: string }): Promise<boolean> {
+  return new Promise((resolve) => {
+    const asked = request({ ...target, agent: false, timeout: 1000 }, (response) => {
+      response.resume();
+      resolve(response.statusCode === 200);
+    });
+    asked.once('timeout', () => asked.destroy(new Error('timeout')));
+    asked.once('error', () => resolve(false));
+    asked.end();
+  });
+}
+
+const ROOT_POLL_MS = 50;
+const UNREADY_POLL_MS = 100;
+const READY_POLL_MS = 2000;
