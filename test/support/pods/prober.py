@@ -41,12 +41,10 @@ def main():
 def run(command):
     try:
         answer = OPS[command["op"]](command)
-    except Ended as ended:
-        answer = {"outcome": "refused", "how": ended.how, "error": str(ended)}
-    except socket.gaierror as error:
-        answer = {"outcome": "refused", "how": "resolve", "error": str(error)}
-    except OSError as error:
+    except (Ended, OSError) as error:
         answer = {"outcome": "refused", "how": how_of(error), "error": str(error)}
+        if hasattr(error, "local"):
+            answer["local"] = error.local
     except Exception as error:  # the test shows it
         answer = {"outcome": "broken", "how": "broken", "error": repr(error)}
     with output:
@@ -61,6 +59,10 @@ class Ended(Exception):
 
 
 def how_of(error):
+    if isinstance(error, Ended):
+        return error.how
+    if isinstance(error, socket.gaierror):
+        return "resolve"
     if isinstance(error, TimeoutError):
         return "timeout"
     return HOW.get(error.errno, "error")
@@ -73,10 +75,15 @@ def probe(command):
     """Connects, reads the greeting, plays one ping. -> {outcome: connected, server, peer, serverLocal, local, remote, ms}"""
     started = time.monotonic()
     with connect(command) as sock:
-        facts = greet(sock)
-        token = f"p{command['id']}"
-        say(sock, f"ping {token}")
-        answer = line(sock)
+        local = address(sock.getsockname())
+        try:
+            facts = greet(sock)
+            token = f"p{command['id']}"
+            say(sock, f"ping {token}")
+            answer = line(sock)
+        except (Ended, OSError) as error:
+            error.local = local
+            raise
         if answer != f"pong {token}":
             raise Ended("garbled", f"sent ping {token}, got {answer!r}")
         facts["ms"] = (time.monotonic() - started) * 1000
@@ -299,7 +306,7 @@ def start_streams(command):
                         facts["maxGapMs"] = max(facts["maxGapMs"], gap)
                     stop.wait(command.get("pause", 0.002))
         except (OSError, Ended) as error:
-            how = error.how if isinstance(error, Ended) else how_of(error)
+            how = how_of(error)
             with guard:
                 facts["cut"] += 1
                 facts["hows"][how] = facts["hows"].get(how, 0) + 1
@@ -366,11 +373,7 @@ class Tally:
         server = ""
         try:
             server = probe({**command, "id": threading.get_ident()})["server"]
-        except Ended as error:
-            how, self.last_error = error.how, str(error)
-        except socket.gaierror as error:
-            how, self.last_error = "resolve", str(error)
-        except OSError as error:
+        except (Ended, OSError) as error:
             how, self.last_error = how_of(error), str(error)
         elapsed = (time.monotonic() - started) * 1000
         with self.guard:
