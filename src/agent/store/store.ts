@@ -26,6 +26,8 @@ export interface Change {
   /** Uids and service keys that changed in any way: endpoint groups look again at these. */
   readonly workloads: ReadonlySet<string>;
   readonly services: ReadonlySet<string>;
+  /** Keys of the services of which a changed workload is, or was, an endpoint. */
+  readonly memberships: ReadonlySet<string>;
   /** Resources that were refused; for each its last good value (or none) stays. */
   readonly refused: readonly { readonly name: string; readonly reason: string }[];
 }
@@ -205,6 +207,9 @@ export class Store implements Snapshot, EndpointSource {
 
   #indexWorkload(uid: string, before: Workload | undefined, after: Workload | undefined, change: ChangeRecord): void {
     change.workloads.add(uid);
+    for (const image of [before, after]) {
+      for (const key of Object.keys(image?.services ?? {})) change.memberships.add(key);
+    }
     if (steadyImage(before) !== steadyImage(after)) change.read(TABLE.workload(uid));
     if (policyImage(before) !== policyImage(after)) change.read(TABLE.policiesOf(uid));
     difference(addressKeys(before), addressKeys(after), (key, added) => {
@@ -283,6 +288,7 @@ export class Store implements Snapshot, EndpointSource {
       reads: change.reads,
       workloads: change.workloads,
       services: change.services,
+      memberships: change.memberships,
       refused: change.refused,
     };
   }
@@ -292,6 +298,7 @@ class ChangeRecord {
   readonly reads: Read[] = [];
   readonly workloads = new Set<string>();
   readonly services = new Set<string>();
+  readonly memberships = new Set<string>();
   readonly refused: { name: string; reason: string }[] = [];
 
   read(read: Read): void {

@@ -1,0 +1,117 @@
+import { canonicalIp } from '../../lib/ip.js';
+import { levels, setLevel } from '../../telemetry/log.js';
+import type { MetricsRegistry } from '../../telemetry/metrics.js';
+import type { Enrolment } from '../enroll/enrolment.js';
+import { explainInbound } from '../explain/explain-inbound.js';
+import { type ExplainParts, explainOutbound } from '../explain/explain-outbound.js';
+import { configDump, type DumpParts } from './config-dump.js';
+import { type Answer, json, type Route } from './http-server.js';
+import type { Readiness } from './readiness.js';
+
+export interface AdminParts {
+  readonly dump: DumpParts;
+  readonly enrolment: Enrolment;
+  readonly explain: ExplainParts;
+  /** Ends the process in an orderly way. */
+  quit(): void;
+}
+
+/** For operators: the Unix socket and port 15000. */
+export function adminRoutes({ dump, enrolment, explain, quit }: AdminParts): Map<string, Route> {
+  const routes = new Map<string, Route>([
+    ['GET /config_dump', () => json(configDump(dump))],
+    ['GET /connections', () => json(dump.connections())],
+    ['GET /logging', () => json(levels())],
+    ['POST /logging', (url) => changeLevel(url.searchParams)],
+    ['GET /explain', (url) => explainFrom(url.searchParams, enrolment, explain)],
+    ['GET /explain-inbound', (url) => explainTo(url.searchParams, enrolment, explain)],
+    [
+      'POST /quitquitquit',
+      () => {
+        quit();
+        return { body: 'shutting down\n' };
+      },
+    ],
+  ]);
+  routes.set('GET /', () => ({ body: `meltemi agent ${dump.version}\n${[...routes.keys()].join('\n')}\n` }));
+  return routes;
+}
+
+/** For Prometheus: port 15020. */
+export function metricsRoutes(registry: MetricsRegistry): Map<string, Route> {
+  const metrics: Route = async () => ({ contentType: registry.contentType, body: await registry.render() });
+  return new Map([
+    ['GET /metrics', metrics],
+    ['GET /stats/prometheus', metrics],
+  ]);
+}
+
+/** For the kubelet: port 15021. */
+export function readinessRoutes(readiness: Readiness): Map<string, Route> {
+  return new Map<string, Route>([
+    [
+      'GET /healthz/ready',
+      () => {
+        const pending = readiness.pending();
+        if (pending.length === 0) return { body: 'ready\n' };
+        return { status: 500, body: `not ready, pending: ${pending.join(', ')}\n` };
+      },
+    ],
+  ]);
+}
+
+/** `level=debug`, or `level=xds:debug,ca:info`. */
+function changeLevel(query: URLSearchParams): Answer {
+  try {
+    for (const part of (query.get('level') ?? 'info').split(',')) {
+      const [first = '', second] = part.split(':');
+      if (second === undefined) setLevel(first);
+      else setLevel(second, first);
+    }
+  } catch (error) {
+    return { status: 400, body: `${error instanceof Error ? error.message : error}\n` };
+  }
+  return json(levels());
+}
+
+function explainFrom(query: URLSearchParams, enrolment: Enrolment, parts: ExplainParts): Answer {
+  const [host, port] = [query.get('host') ?? '', Number(query.get('port'))];
+  if (host === '' || !isPort(port)) return { status: 400, body: 'wanted: pod=NAMESPACE/NAME&host=HOST&port=PORT\n' };
+  const pod = podOf(query, enrolment);
+  return pod === undefined ? unknownPod(query) : json(explainOutbound(pod.record, pod.state, host, port, parts));
+}
+
+function explainTo(query: URLSearchParams, enrolment: Enrolment, parts: ExplainParts): Answer {
+  const [ip, port] = [canonicalIp(query.get('ip') ?? ''), Number(query.get('port'))];
+  const srcIp = canonicalIp(query.get('src') ?? '');
+  if (ip === undefined || srcIp === undefined || !isPort(port)) {
+    return { status: 400, body: 'wanted: pod=NAMESPACE/NAME&ip=IP&port=PORT&src=IP[&identity=SPIFFE][&authority=A]\n' };
+  }
+  const pod = podOf(query, enrolment);
+  if (pod === undefined) return unknownPod(query);
+  const identity = query.get('identity') ?? '';
+  const connection = {
+    transport: identity === '' ? ('plaintext' as const) : ('hbone' as const),
+    ip,
+    port,
+    srcIp,
+    identity,
+    authority: query.get('authority') ?? '',
+  };
+  return json(explainInbound(pod.record, pod.state, connection, parts));
+}
+
+function podOf(query: URLSearchParams, enrolment: Enrolment) {
+  const name = query.get('pod') ?? '';
+  const record = enrolment.record(name);
+  const state = enrolment.states().find((each) => `${each.namespace}/${each.name}` === name);
+  return record === undefined || state === undefined ? undefined : { record, state };
+}
+
+function unknownPod(query: URLSearchParams): Answer {
+  return { status: 404, body: `no pod ${query.get('pod')} on this node\n` };
+}
+
+function isPort(port: number): boolean {
+  return Number.isInteger(port) && port > 0 && port < 65536;
+}

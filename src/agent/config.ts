@@ -1,0 +1,139 @@
+import { ConfigReader } from '../lib/config-reader.js';
+import { type Prefix, parsePrefix } from '../lib/ip.js';
+import { err, ok, type Result } from '../lib/result.js';
+import { parseYaml } from '../lib/yaml.js';
+import { isLogLevel, type LogLevel } from '../telemetry/log.js';
+import type { EngineOptions } from './dataplane/dataplane.js';
+import { DEFAULT_ENGINE_OPTIONS } from './dataplane/options.js';
+
+/** What `meltemi agent --config FILE` reads. Immutable; everything has its unit in its name. */
+export interface AgentConfig {
+  readonly node: string;
+  readonly cluster: string;
+  readonly network: string;
+  readonly trustDomain: string;
+  readonly clusterDomain: string;
+  readonly rootNamespace: string;
+  readonly locality: { readonly region: string; readonly zone: string; readonly subzone: string };
+  /** Blocks that belong to the mesh; empty when nobody said. */
+  readonly meshPrefixes: readonly Prefix[];
+  readonly xds: Upstream;
+  readonly ca: Upstream & { readonly ttlSeconds: number };
+  /** PEM or DER revocation lists; empty for none. */
+  readonly crlPath: string;
+  readonly podsDirectory: string;
+  readonly stateDir: string;
+  /** A port of 0 listens nowhere; an empty socket path neither. */
+  readonly admin: { readonly socket: string; readonly port: number };
+  readonly metricsPort: number;
+  readonly readinessPort: number;
+  /** `stdout`, `off`, or a path. */
+  readonly accessLog: string;
+  readonly logLevel: LogLevel;
+  readonly dns: { readonly enabled: boolean; readonly port: number };
+  readonly engine: Partial<EngineOptions>;
+  readonly drainSeconds: number;
+}
+
+/** The control plane as a server. */
+export interface Upstream {
+  /** `host:port`. */
+  readonly address: string;
+  /** Name in its certificate; empty for the host of the address. */
+  readonly serverName: string;
+  /** Path of the PEM roots to trust; empty means plaintext. */
+  readonly rootCert: string;
+  /** Path of the bearer token; empty for none. */
+  readonly token: string;
+}
+
+/** Error: every problem of the text, one sentence each. */
+export function parseAgentConfig(text: string): Result<AgentConfig, readonly string[]> {
+  const document = parseYaml(text);
+  if (!document.ok) return document;
+  const reader = new ConfigReader(document.value);
+  const locality = reader.object('locality');
+  const pods = reader.object('pods');
+  const admin = reader.object('admin');
+  const dns = reader.object('dns');
+  const config: AgentConfig = {
+    node: reader.text('node'),
+    cluster: reader.text('cluster', 'Kubernetes'),
+    network: reader.text('network', ''),
+    trustDomain: reader.text('trustDomain', 'cluster.local'),
+    clusterDomain: reader.text('clusterDomain', 'cluster.local'),
+    rootNamespace: reader.text('rootNamespace', 'istio-system'),
+    locality: {
+      region: locality.text('region', ''),
+      zone: locality.text('zone', ''),
+      subzone: locality.text('subzone', ''),
+    },
+    meshPrefixes: prefixes(reader),
+    xds: upstream(reader.object('xds')),
+    ca: authority(reader.object('ca')),
+    crlPath: reader.text('crlPath', ''),
+    podsDirectory: pods.text('directory'),
+    stateDir: reader.text('stateDir'),
+    admin: { socket: admin.text('socket', ''), port: admin.port('port', 15000) },
+    metricsPort: reader.port('metricsPort', 15020),
+    readinessPort: reader.port('readinessPort', 15021),
+    accessLog: reader.text('accessLog', 'stdout'),
+    logLevel: logLevel(reader),
+    dns: { enabled: dns.flag('enabled', true), port: dns.port('port', 15053) },
+    engine: engine(reader.object('engine')),
+    drainSeconds: reader.number('drainSeconds', 5, 0, 3600),
+  };
+  for (const each of [locality, pods, admin, dns, reader]) each.end();
+  return reader.problems.length > 0 ? err(reader.problems) : ok(config);
+}
+
+function upstream(reader: ConfigReader): Upstream {
+  const server = {
+    address: reader.text('address'),
+    serverName: reader.text('serverName', ''),
+    rootCert: reader.text('rootCert', ''),
+    token: reader.text('token', ''),
+  };
+  if (reader.path !== 'ca') reader.end();
+  return server;
+}
+
+function authority(reader: ConfigReader): AgentConfig['ca'] {
+  const ca = { ...upstream(reader), ttlSeconds: reader.number('ttlSeconds', 86_400, 60) };
+  if (ca.rootCert === '') reader.problems.push('ca.rootCert is missing: without roots no peer can be verified');
+  reader.end();
+  return ca;
+}
+
+function prefixes(reader: ConfigReader): Prefix[] {
+  return reader.texts('meshPrefixes').flatMap((text) => {
+    const prefix = parsePrefix(text);
+    if (prefix === undefined)
+      reader.problems.push(`meshPrefixes names ${JSON.stringify(text)}, which is no CIDR block`);
+    return prefix === undefined ? [] : [prefix];
+  });
+}
+
+function logLevel(reader: ConfigReader): LogLevel {
+  const level = reader.text('logLevel', 'info');
+  if (isLogLevel(level)) return level;
+  reader.problems.push(`logLevel is ${JSON.stringify(level)}, which is no level`);
+  return 'info';
+}
+
+/** Exactly the engine's own options, each of the kind of its default. */
+function engine(reader: ConfigReader): Partial<EngineOptions> {
+  const given = new Set(reader.names());
+  const chosen: Record<string, unknown> = {};
+  for (const [name, value] of Object.entries(DEFAULT_ENGINE_OPTIONS)) {
+    const field =
+      typeof value === 'number'
+        ? reader.number(name, value)
+        : typeof value === 'boolean'
+          ? reader.flag(name, value)
+          : reader.text(name, String(value));
+    if (given.has(name)) chosen[name] = field;
+  }
+  reader.end();
+  return chosen;
+}

@@ -1,0 +1,68 @@
+import { mkdirSync, readFileSync } from 'node:fs';
+import { systemClock } from '../lib/clock.js';
+import { logger, setLevel } from '../telemetry/log.js';
+import { Agent } from './agent.js';
+import { type AgentConfig, parseAgentConfig } from './config.js';
+import { openNative } from './dataplane/native.js';
+import { DnsProxy } from './dns/dns-proxy.js';
+import { NETNS_SOCKETS } from './dns/netns-sockets.js';
+import { PodDirectory } from './enroll/pod-directory.js';
+import { NftRedirector } from './redirect/nft.js';
+
+/**
+ * `meltemi agent`: the agent of one node, until SIGTERM or SIGINT. Rejects when the configuration is wrong or the
+ * machine cannot do what is needed; after the start nothing that goes wrong ends it.
+ */
+export async function runAgent(configPath: string): Promise<void> {
+  const config = readConfig(configPath);
+  setLevel(config.logLevel);
+  const log = logger('agent');
+  mkdirSync(config.stateDir, { recursive: true });
+  const { dataplane, netns } = openNative(config.engine);
+  const agent = new Agent({
+    config,
+    version: packageVersion(),
+    dataplane,
+    netns,
+    redirector: new NftRedirector({ tools: netns }),
+    pods: new PodDirectory(config.podsDirectory, systemClock, logger('enroll')),
+    dns: config.dns.enabled ? (source) => dnsProxy(config, source) : undefined,
+    clock: systemClock,
+  });
+  const { promise: asked, resolve: quit } = Promise.withResolvers<string>();
+  await agent.listen(() => quit('the admin interface'));
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, () => quit(signal));
+  for (const event of ['uncaughtException', 'unhandledRejection'] as const) {
+    process.on(event, (error) => log.error({ error, event }, 'a bug: something failed that nobody waited for'));
+  }
+  await agent.run();
+  log.info({ node: config.node }, 'running');
+  log.info({ by: await asked }, 'asked to stop');
+  await agent.stop();
+}
+
+function readConfig(path: string): AgentConfig {
+  const parsed = parseAgentConfig(readFileSync(path, 'utf8'));
+  if (!parsed.ok) throw new Error(`${path}:\n  ${parsed.error.join('\n  ')}`);
+  return parsed.value;
+}
+
+function dnsProxy(config: AgentConfig, source: ConstructorParameters<typeof DnsProxy>[0]['source']): DnsProxy {
+  return new DnsProxy({
+    clusterDomain: config.clusterDomain,
+    network: config.network,
+    port: config.dns.port,
+    mark: MARK,
+    sockets: NETNS_SOCKETS,
+    source,
+    clock: systemClock,
+    onFailure: (message) => logger('dns').error(message),
+  });
+}
+
+function packageVersion(): string {
+  const path = new URL('../../../package.json', import.meta.url);
+  return (JSON.parse(readFileSync(path, 'utf8')) as { version: string }).version;
+}
+
+const MARK = 0x539;
