@@ -1,6 +1,6 @@
 /** A certificate authority of the tests, by the openssl command line: an implementation that is none of ours. */
 import { execFileSync } from 'node:child_process';
-import { copyFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
@@ -24,14 +24,15 @@ export class TestCa implements Disposable {
   readonly #directory: string;
   #issued = 0;
 
-  /** Signs with the given root (PEM paths), or with a new one of its own. */
-  constructor(root?: { cert: string; key: string }) {
+  /** Signs with the given root (PEM texts), or with a new one of its own. */
+  constructor(root?: { certificate: string; privateKey: string }) {
     this.#directory = mkdtempSync(join(tmpdir(), 'meltemi-ca-'));
     this.root = this.#path('root.pem');
-    this.#key = root?.key ?? this.#path('root.key');
-    // A copy: pods do not see every directory.
-    if (root !== undefined) copyFileSync(root.cert, this.root);
-    else {
+    this.#key = this.#path('root.key');
+    if (root !== undefined) {
+      writeFileSync(this.root, root.certificate);
+      writeFileSync(this.#key, root.privateKey, { mode: 0o600 });
+    } else {
       makeKey(this.#key);
       const subject = ['-subj', '/O=a test root', '-days', '2', '-addext', 'keyUsage=critical,keyCertSign,cRLSign'];
       openssl('req', '-new', '-x509', '-key', this.#key, '-out', this.root, ...subject);
