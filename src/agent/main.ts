@@ -4,10 +4,12 @@ import { logger, setLevel } from '../telemetry/log.js';
 import { Agent } from './agent.js';
 import { type AgentConfig, parseAgentConfig } from './config.js';
 import { openNative } from './dataplane/native.js';
+import { DEFAULT_ENGINE_OPTIONS } from './dataplane/options.js';
 import { DnsProxy } from './dns/dns-proxy.js';
 import { NETNS_SOCKETS } from './dns/netns-sockets.js';
 import { PodDirectory } from './enroll/pod-directory.js';
 import { NftRedirector } from './redirect/nft.js';
+import type { RedirectPorts } from './redirect/redirector.js';
 
 /**
  * `meltemi agent`: the agent of one node, until SIGTERM or SIGINT. Rejects when the configuration is wrong or the
@@ -24,7 +26,7 @@ export async function runAgent(configPath: string): Promise<void> {
     version: packageVersion(),
     dataplane,
     netns,
-    redirector: new NftRedirector({ tools: netns }),
+    redirector: new NftRedirector({ tools: netns, ports: redirectPorts(config) }),
     pods: new PodDirectory(config.podsDirectory, systemClock, logger('enroll')),
     dns: config.dns.enabled ? (source) => dnsProxy(config, source) : undefined,
     clock: systemClock,
@@ -58,6 +60,11 @@ function dnsProxy(config: AgentConfig, source: ConstructorParameters<typeof DnsP
     clock: systemClock,
     onFailure: (message) => logger('dns').error(message),
   });
+}
+
+function redirectPorts({ engine, dns }: AgentConfig): RedirectPorts {
+  const { outboundPort, inboundPlainPort, inboundHbonePort } = { ...DEFAULT_ENGINE_OPTIONS, ...engine };
+  return { outbound: outboundPort, inboundPlain: inboundPlainPort, inboundHbone: inboundHbonePort, dns: dns.port };
 }
 
 function packageVersion(): string {

@@ -76,8 +76,12 @@ export class Groups {
   }
 
   /** For dumps. */
-  all(): EndpointGroup[] {
-    return [...this.#groups.values()].map(({ id, endpoints }) => ({ id, endpoints: [...endpoints.values()] }));
+  all(): (EndpointGroup & { readonly spec: GroupSpec })[] {
+    return [...this.#groups.values()].map(({ id, spec, endpoints }) => ({
+      id,
+      spec,
+      endpoints: [...endpoints.values()],
+    }));
   }
 
   #review(group: Group, change: Change): void {
