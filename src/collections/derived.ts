@@ -20,7 +20,7 @@ abstract class ComputedNode<T> extends Node<T> {
   protected abstract recompute(item: string): void;
 }
 
-/** One value, or none, for each value of the input, under the same key. */
+/** One value, or none, for each value of the input, under the same key or one that follows from it. */
 export class DerivedNode<I, O> extends ComputedNode<O> {
   readonly #dependencies = new Dependencies(this, this.name);
 
@@ -30,6 +30,7 @@ export class DerivedNode<I, O> extends ComputedNode<O> {
     equals: (a: O, b: O) => boolean,
     readonly input: Node<I>,
     readonly compute: (context: Context, value: I, key: string) => O | undefined | Keep,
+    readonly rekey: (key: string) => string,
   ) {
     super(name, host, equals);
     input.follow((key) => this.wake(key));
@@ -40,11 +41,11 @@ export class DerivedNode<I, O> extends ComputedNode<O> {
     const value = this.input.get(key);
     if (value === undefined) {
       this.#dependencies.forget(key);
-      this.put(key, undefined);
+      this.put(this.rekey(key), undefined);
       return;
     }
     const output = this.#dependencies.record(key, (context) => this.#run(context, value, key));
-    if (output !== KEEP) this.put(key, output);
+    if (output !== KEEP) this.put(this.rekey(key), output);
   }
 
   #run(context: Context, value: I, key: string): O | undefined | Keep {
@@ -63,7 +64,7 @@ export class DerivedNode<I, O> extends ComputedNode<O> {
  */
 export class DerivedManyNode<I, O> extends ComputedNode<O> {
   readonly #dependencies = new Dependencies(this, this.name);
-  readonly #outputsOf = new Map<string, ReadonlyMap<string, O>>();
+  readonly #outputsOf = new Map<string, Outputs<O>>();
   /** The inputs that claim a key, where it is more than one. */
   readonly #claims = new Map<string, Set<string>>();
   readonly #owner = new Map<string, string>();
@@ -85,17 +86,19 @@ export class DerivedManyNode<I, O> extends ComputedNode<O> {
     const value = this.input.get(item);
     if (value === undefined) {
       this.#dependencies.forget(item);
-      this.#replace(item, new Map());
+      this.#replace(item, []);
       return;
     }
     const outputs = this.#dependencies.record(item, (context) => this.#run(context, value, item));
     if (outputs === KEEP) return;
-    const byKey = new Map<string, O>();
-    for (const output of outputs) {
-      const key = this.keyOf(output);
-      if (!byKey.has(key)) byKey.set(key, output);
+    const seen = new Set<string>();
+    const keyed: { readonly key: string; readonly value: O }[] = [];
+    for (const value of outputs) {
+      const key = this.keyOf(value);
+      if (!seen.has(key)) keyed.push({ key, value });
+      seen.add(key);
     }
-    this.#replace(item, byKey);
+    this.#replace(item, keyed);
   }
 
   #run(context: Context, value: I, item: string): readonly O[] | Keep {
@@ -107,12 +110,13 @@ export class DerivedManyNode<I, O> extends ComputedNode<O> {
     }
   }
 
-  #replace(item: string, outputs: ReadonlyMap<string, O>): void {
-    const former = this.#outputsOf.get(item);
-    if (outputs.size === 0) this.#outputsOf.delete(item);
+  #replace(item: string, outputs: Outputs<O>): void {
+    const former = this.#outputsOf.get(item) ?? [];
+    if (outputs.length === 0) this.#outputsOf.delete(item);
     else this.#outputsOf.set(item, outputs);
-    for (const [key, output] of outputs) this.#claim(key, item, output);
-    for (const key of former?.keys() ?? []) if (!outputs.has(key)) this.#release(key, item);
+    for (const { key, value } of outputs) this.#claim(key, item, value);
+    const stays = outputs.length > 1 ? new Set(outputs.map(({ key }) => key)) : undefined;
+    for (const { key } of former) if (stays?.has(key) !== true && outputs[0]?.key !== key) this.#release(key, item);
   }
 
   #claim(key: string, item: string, output: O): void {
@@ -137,10 +141,13 @@ export class DerivedManyNode<I, O> extends ComputedNode<O> {
       this.put(key, undefined);
     } else {
       this.#owner.set(key, heir);
-      this.put(key, this.#outputsOf.get(heir)?.get(key));
+      this.put(key, this.#outputsOf.get(heir)?.find((output) => output.key === key)?.value);
     }
   }
 }
+
+/** Few for most items. */
+type Outputs<O> = readonly { readonly key: string; readonly value: O }[];
 
 /** All values of several collections; where two have the same key, the earlier collection's. */
 export class JoinNode<T> extends ComputedNode<T> {

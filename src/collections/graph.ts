@@ -57,16 +57,18 @@ export class Graph {
     return source;
   }
 
-  /** `compute` is pure: it reads its arguments and what it asks the context for, nothing else. */
+  /**
+   * `compute` is pure: it reads its arguments and what it asks the context for, nothing else. `rekey` makes the output's
+   * key from the input's, a different one for each.
+   */
   derive<I, O>(
     name: string,
     input: Collection<I>,
     compute: (context: Context, value: I, key: string) => O | undefined | Keep,
-    options: DeriveOptions<O> = {},
+    options: DeriveOptions<O> & { readonly rekey?: (key: string) => string } = {},
   ): Collection<O> {
-    return this.#make(
-      () => new DerivedNode(name, this.#host, options.equals ?? structurallyEqual, nodeOf(input), compute),
-    );
+    const { equals = structurallyEqual, rekey = (key: string) => key } = options;
+    return this.#make(() => new DerivedNode(name, this.#host, equals, nodeOf(input), compute, rekey));
   }
 
   deriveMany<I, O>(

@@ -4,24 +4,36 @@ export interface Reader {
   wake(item: string): void;
 }
 
-/** Who has read something, by reader and by the item it was computing. */
+/** Who has read something, by reader and by the item it was computing. Most things have one reader: that costs little. */
 export class Readers {
-  readonly #items = new Map<Reader, Set<string>>();
+  #reader: Reader | undefined;
+  #item = '';
+  #more: Map<Reader, Set<string>> | undefined;
 
   add(reader: Reader, item: string): void {
-    const items = this.#items.get(reader);
-    if (items === undefined) this.#items.set(reader, new Set([item]));
+    if (this.#reader === undefined && this.#more === undefined) {
+      this.#reader = reader;
+      this.#item = item;
+      return;
+    }
+    if (this.#reader === reader && this.#item === item) return;
+    this.#more ??= new Map();
+    const items = this.#more.get(reader);
+    if (items === undefined) this.#more.set(reader, new Set([item]));
     else items.add(item);
   }
 
   /** True when nobody is left. */
   remove(reader: Reader, item: string): boolean {
-    const items = this.#items.get(reader);
-    if (items?.delete(item) === true && items.size === 0) this.#items.delete(reader);
-    return this.#items.size === 0;
+    if (this.#reader === reader && this.#item === item) this.#reader = undefined;
+    const items = this.#more?.get(reader);
+    if (items?.delete(item) === true && items.size === 0) this.#more?.delete(reader);
+    if (this.#more?.size === 0) this.#more = undefined;
+    return this.#reader === undefined && this.#more === undefined;
   }
 
   wake(): void {
-    for (const [reader, items] of this.#items) for (const item of items) reader.wake(item);
+    this.#reader?.wake(this.#item);
+    for (const [reader, items] of this.#more ?? []) for (const item of items) reader.wake(item);
   }
 }

@@ -67,36 +67,46 @@ export function deriveWorkloads(
   const servicesOf = (context: Context, key: string) =>
     (context.get(selected, key) ?? []).map((each) => context.get(services, each)).filter((each) => each !== undefined);
 
-  const ofPods = graph.derive('workloads of Pods', inputs.Pod, (context, pod) => {
-    if (pod.phase === 'Succeeded' || pod.phase === 'Failed' || pod.ips.length === 0) return undefined;
-    const labelsKey = labelSetKey({ namespace: pod.metadata.namespace, labels: pod.metadata.labels });
-    const endpoints = servicesOf(context, labelsKey).map((service) => ({
-      key: service.key,
-      ports: podPorts(service, pod.containerPorts),
-    }));
-    const byHand = context.lookup(slicesByPod, keyOf(pod.metadata)).flatMap((slice) => {
-      const service = context.get(services, sliceServiceKey(slice, options));
-      return service === undefined ? [] : [{ key: service.key, ports: slicePorts(service, slice.ports) }];
-    });
-    return podWorkload(
-      pod,
-      {
-        services: [...endpoints, ...byHand],
-        policies: context.get(reads.policyNames, labelsKey) ?? [],
-        locality: context.get(localities, pod.nodeName),
-      },
-      options,
-    );
-  });
+  const ofPods = graph.derive(
+    'workloads of Pods',
+    inputs.Pod,
+    (context, pod) => {
+      if (pod.phase === 'Succeeded' || pod.phase === 'Failed' || pod.ips.length === 0) return undefined;
+      const labelsKey = labelSetKey({ namespace: pod.metadata.namespace, labels: pod.metadata.labels });
+      const endpoints = servicesOf(context, labelsKey).map((service) => ({
+        key: service.key,
+        ports: podPorts(service, pod.containerPorts),
+      }));
+      const byHand = context.lookup(slicesByPod, keyOf(pod.metadata)).flatMap((slice) => {
+        const service = context.get(services, sliceServiceKey(slice, options));
+        return service === undefined ? [] : [{ key: service.key, ports: slicePorts(service, slice.ports) }];
+      });
+      return podWorkload(
+        pod,
+        {
+          services: [...endpoints, ...byHand],
+          policies: context.get(reads.policyNames, labelsKey) ?? [],
+          locality: context.get(localities, pod.nodeName),
+        },
+        options,
+      );
+    },
+    { rekey: (key) => podUid(options.cluster, key) },
+  );
 
-  const ofWorkloadEntries = graph.derive('workloads of WorkloadEntries', inputs.WorkloadEntry, (context, entry) => {
-    const labelsKey = labelSetKey({ namespace: entry.metadata.namespace, labels: entry.metadata.labels });
-    const endpoints = servicesOf(context, labelsKey).map((service) => ({
-      key: service.key,
-      ports: entryPorts(service, entry.spec.ports),
-    }));
-    return entryWorkload(entry, endpoints, context.get(reads.policyNames, labelsKey) ?? [], options);
-  });
+  const ofWorkloadEntries = graph.derive(
+    'workloads of WorkloadEntries',
+    inputs.WorkloadEntry,
+    (context, entry) => {
+      const labelsKey = labelSetKey({ namespace: entry.metadata.namespace, labels: entry.metadata.labels });
+      const endpoints = servicesOf(context, labelsKey).map((service) => ({
+        key: service.key,
+        ports: entryPorts(service, entry.spec.ports),
+      }));
+      return entryWorkload(entry, endpoints, context.get(reads.policyNames, labelsKey) ?? [], options);
+    },
+    { rekey: (key) => entryUid(options.cluster, key) },
+  );
 
   const entryServices = graph.index('services by ServiceEntry', services, ({ from, source }) =>
     from === 'ServiceEntry' ? [source] : [],
@@ -122,19 +132,7 @@ export function deriveWorkloads(
     ({ uid }) => uid,
   );
 
-  const byUid = graph.deriveMany(
-    'workloads of Pods by uid',
-    ofPods,
-    (_, workload) => [workload],
-    ({ uid }) => uid,
-  );
-  const entriesByUid = graph.deriveMany(
-    'WorkloadEntries by uid',
-    ofWorkloadEntries,
-    (_, w) => [w],
-    ({ uid }) => uid,
-  );
-  return graph.join('workloads', [byUid, entriesByUid, ofServiceEntries, ofSlices]);
+  return graph.join('workloads', [ofPods, ofWorkloadEntries, ofServiceEntries, ofSlices]);
 }
 
 /** A service and the ports at which an endpoint serves it. */
@@ -143,8 +141,13 @@ export interface EndpointOf {
   readonly ports: readonly PortPair[];
 }
 
-export function podUid(cluster: string, namespace: string, name: string): string {
-  return `${cluster}//Pod/${namespace}/${name}`;
+/** `key` is a pod's `namespace/name`. */
+export function podUid(cluster: string, key: string): string {
+  return `${cluster}//Pod/${key}`;
+}
+
+function entryUid(cluster: string, key: string): string {
+  return `${cluster}/networking.istio.io/WorkloadEntry/${key}`;
 }
 
 export function podWorkload(
@@ -162,7 +165,7 @@ export function podWorkload(
   const locality = podLocality(labels, found.locality);
   return create(WorkloadSchema, {
     ...shared(options),
-    uid: podUid(options.cluster, namespace, name),
+    uid: podUid(options.cluster, keyOf(pod.metadata)),
     name,
     namespace,
     addresses: pod.ips.map(bytesOf),
@@ -194,7 +197,7 @@ export function entryWorkload(
   return create(WorkloadSchema, {
     ...shared(options),
     ...fromSpec(spec, options),
-    uid: `${options.cluster}/networking.istio.io/WorkloadEntry/${keyOf(metadata)}`,
+    uid: entryUid(options.cluster, keyOf(metadata)),
     name: metadata.name,
     namespace: metadata.namespace,
     workloadName: metadata.annotations['istio.io/autoRegistrationGroup'] ?? workloadName,

@@ -6,6 +6,10 @@ import { Graph, type Source } from '../../../src/collections/graph.js';
 const rigs: Record<string, (graph: Graph, feed: Source<Item>) => Collection<Item>> = {
   source: (_, feed) => feed,
   derive: (graph, feed) => graph.derive('derived', feed, (_, item) => item),
+  'derive under other keys': (graph, feed) => {
+    const away = graph.derive('away', feed, (_, item) => item, { rekey: (key) => `-${key}` });
+    return graph.derive('back', away, (_, item) => item, { rekey: (key) => key.slice(1) });
+  },
   'derive through a read': (graph, feed) => {
     const keys = graph.derive('keys', feed, (_, __, key) => key);
     return graph.derive('derived', keys, (context, key) => context.get(feed, key));

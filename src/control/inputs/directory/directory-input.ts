@@ -20,7 +20,9 @@ export function directoryInput(
     directory,
     {
       apply(changes) {
+        const before = graph.version;
         graph.transact(() => applyChanges(inputs, changes));
+        if (graph.version === before) return;
         transactions.inc();
         log.info({ objects: changes.length, version: graph.version }, 'source changed');
       },

@@ -57,6 +57,8 @@ export interface DirectoryStatus {
 export class DirectorySource {
   readonly #options: DirectoryOptions;
   readonly #files = new Map<string, FileState>();
+  /** Good files by content. */
+  readonly #byHash = new Map<string, FileState>();
   readonly #shelf = new Shelf();
   readonly #watches: Watches;
   readonly #dirty = new Set<string>();
@@ -64,6 +66,8 @@ export class DirectorySource {
   #scanning: Promise<void> | undefined;
   #cancelTimers: (() => void)[] = [];
   #quiet: (() => void) | undefined;
+  /** Files of which some version is in force. */
+  #inForce = 0;
   #firstDirtyMs: number | undefined;
   #scans = 0;
   #closed = false;
@@ -169,16 +173,19 @@ export class DirectorySource {
 
   /** Notes every file at and below `path`, and as undefined those that are gone. */
   async #look(path: string, found: Map<string, FoundFile | undefined>): Promise<void> {
-    const tree = await lookAt(path, this.#options.maxDepth);
+    const depth = path.slice(this.directory.length).split('/').length - 1;
+    const tree = await lookAt(path, Math.max(0, this.#options.maxDepth - depth));
     if (tree === undefined && path === this.directory) {
       this.#trouble(path, 'is not there; what it said stays in force');
       return;
     }
-    const unreadable = this.#noteTroubles(path, tree);
-    const below = `${path}/`;
-    for (const known of new Set([...this.#files.keys(), ...found.keys()])) {
-      const hidden = unreadable.some((bad) => known === bad || known.startsWith(`${bad}/`));
-      if ((known === path || known.startsWith(below)) && !hidden) found.set(known, undefined);
+    this.#noteTroubles(path, tree);
+    // What was known at or below the path and is not found any more is gone, unless it only cannot be looked at.
+    const unreadable = tree?.problems.map((each) => each.path) ?? [];
+    for (const paths of [this.#files.keys(), [...found.keys()]]) {
+      for (const known of paths) {
+        if (isAtOrBelow(known, path) && !unreadable.some((bad) => isAtOrBelow(known, bad))) found.set(known, undefined);
+      }
     }
     for (const file of tree?.files ?? []) found.set(file.path, file);
     const directories = tree?.directories ?? [];
@@ -186,14 +193,11 @@ export class DirectorySource {
     for (const { path: each, identity } of directories) if (this.#watches.add(each, identity)) this.#dirty.add(each);
   }
 
-  #noteTroubles(path: string, tree: FoundTree | undefined): readonly string[] {
+  #noteTroubles(path: string, tree: FoundTree | undefined): void {
     for (const known of [...this.#troubles.keys()]) {
-      if (known === path || known.startsWith(`${path}/`)) {
-        if (!tree?.problems.some((each) => each.path === known)) this.#troubles.delete(known);
-      }
+      if (isAtOrBelow(known, path) && !tree?.problems.some((each) => each.path === known)) this.#troubles.delete(known);
     }
     for (const { path: at, problem } of tree?.problems ?? []) this.#trouble(at, problem);
-    return tree?.problems.map((each) => each.path) ?? [];
   }
 
   #trouble(path: string, problem: string): void {
@@ -204,7 +208,6 @@ export class DirectorySource {
 
   /** Reads and parses what has changed. A file that changes under our eyes is left for the next scan. */
   async #read(changed: readonly (readonly [string, FoundFile | undefined])[]): Promise<readonly Read[]> {
-    const byHash = new Map([...this.#files.values()].map((file) => [file.hash, file]));
     const reads: Read[] = [];
     for (let from = 0; from < changed.length; from += READ_BATCH) {
       const batch = changed.slice(from, from + READ_BATCH);
@@ -213,33 +216,30 @@ export class DirectorySource {
         const loaded = bytes[i];
         if (file === undefined) reads.push({ path, outcome: undefined });
         else if (loaded === 'moving') this.#notice(path);
-        else if (loaded !== undefined) reads.push({ path, outcome: this.#parse(file, loaded, byHash) });
+        else if (loaded !== undefined) reads.push({ path, outcome: this.#parse(file, loaded) });
       }
     }
     return reads;
   }
 
-  async #load(file: FoundFile): Promise<Uint8Array | 'moving' | string> {
-    if (file.bytes > this.#options.maxFileBytes)
-      return `has ${file.bytes} bytes, more than ${this.#options.maxFileBytes}`;
+  async #load(file: FoundFile): Promise<Uint8Array | 'moving' | Unreadable> {
+    const { maxFileBytes } = this.#options;
+    if (file.bytes > maxFileBytes) return { problem: `has ${file.bytes} bytes, more than ${maxFileBytes}` };
     try {
       const bytes = await readFile(file.path);
       return (await signatureOf(file.path)) === file.signature ? bytes : 'moving';
     } catch (error) {
       const code = (error as NodeJS.ErrnoException).code;
-      return code === 'ENOENT' ? 'moving' : `cannot be read (${code ?? String(error)})`;
+      return code === 'ENOENT' ? 'moving' : { problem: `cannot be read (${code ?? String(error)})` };
     }
   }
 
   /** Content that has been parsed before, wherever it stood, is not parsed again. */
-  #parse(file: FoundFile, loaded: Uint8Array | string, byHash: ReadonlyMap<string, FileState>): Outcome {
-    const { signature } = file;
-    if (typeof loaded === 'string') return { signature, hash: '', manifest: undefined, problems: [loaded] };
+  #parse({ signature }: FoundFile, loaded: Uint8Array | Unreadable): Outcome {
+    if ('problem' in loaded) return { signature, hash: '', manifest: undefined, problems: [loaded.problem] };
     const hash = createHash('sha256').update(loaded).digest('base64');
-    const known = byHash.get(hash);
-    if (known !== undefined && known.problems.length === 0) {
-      return { signature, hash, manifest: known.good, problems: [] };
-    }
+    const known = this.#byHash.get(hash);
+    if (known !== undefined) return { signature, hash, manifest: known.good, problems: [] };
     const parsed = parseManifest(loaded);
     if (parsed.ok) return { signature, hash, manifest: parsed.value, problems: [] };
     return { signature, hash, manifest: undefined, problems: parsed.error };
@@ -247,7 +247,9 @@ export class DirectorySource {
 
   #accept(path: string, outcome: Outcome | undefined): void {
     const former = this.#files.get(path);
+    if (former !== undefined && this.#byHash.get(former.hash) === former) this.#byHash.delete(former.hash);
     if (outcome === undefined) {
+      if (former !== undefined && former.good !== NOTHING) this.#inForce--;
       this.#files.delete(path);
       this.#shelf.put(path, []);
       return;
@@ -258,13 +260,15 @@ export class DirectorySource {
     const signature = problems.length > 0 && outcome.manifest !== undefined ? '' : outcome.signature;
     const file: FileState = { signature, hash: outcome.hash, good, problems };
     this.#files.set(path, file);
+    if (good !== NOTHING && (former === undefined || former.good === NOTHING)) this.#inForce++;
+    if (problems.length === 0) this.#byHash.set(file.hash, file);
     if (problems.length === 0) this.#shelf.put(path, good.objects);
     else if (former?.hash !== file.hash || former.problems.length === 0) this.events.rejected(badFile(path, file));
   }
 
   #overLimits(manifest: Manifest, former: FileState | undefined): readonly string[] {
     const { maxFiles, maxObjects } = this.#options;
-    if (former === undefined && this.#files.size >= maxFiles) {
+    if ((former === undefined || former.good === NOTHING) && this.#inForce >= maxFiles) {
       return [`is one file too many: ${this.directory} may hold ${maxFiles}`];
     }
     const more = manifest.objects.length - (former?.good.objects.length ?? 0);
@@ -291,10 +295,18 @@ interface Outcome {
   readonly problems: readonly string[];
 }
 
+interface Unreadable {
+  readonly problem: string;
+}
+
 /** No outcome: the file is gone. */
 interface Read {
   readonly path: string;
   readonly outcome: Outcome | undefined;
+}
+
+function isAtOrBelow(path: string, directory: string): boolean {
+  return path.startsWith(directory) && (path.length === directory.length || path[directory.length] === '/');
 }
 
 function badFile(path: string, file: FileState): BadFile {

@@ -19,9 +19,10 @@ export class Watches {
     this.#watchers.delete(directory);
     try {
       const watcher = watch(directory, (_, name) => {
-        // A hidden name may be what the visible ones point to (a mounted ConfigMap's ..data).
-        const whole = name === null || name.startsWith('.') || join(directory, name) === directory;
-        this.onPath(whole ? directory : join(directory, name));
+        // Two dots: what the visible names of a mounted ConfigMap point to. One dot: somebody's temporary file, which
+        // is told of again under the name that it gets.
+        if (name === null || name.startsWith('..')) this.onPath(directory);
+        else if (!name.startsWith('.')) this.onPath(join(directory, name));
       });
       watcher.on('error', (error) => this.#drop(directory, error.message));
       this.#watchers.set(directory, { watcher, identity });

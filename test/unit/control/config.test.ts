@@ -1,0 +1,93 @@
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import t from 'tap';
+import { parseConfig, readConfig } from '../../../src/control/config.js';
+
+const minimal = 'source: { directory: /m }\nca: { directory: /ca }\n';
+
+t.test('has a default for everything but the directories', async (t) => {
+  t.same(parseConfig(minimal), {
+    ok: true,
+    value: {
+      source: { directory: '/m' },
+      mesh: {
+        cluster: 'Kubernetes',
+        network: '',
+        trustDomain: 'cluster.local',
+        clusterDomain: 'cluster.local',
+        rootNamespace: 'istio-system',
+      },
+      listen: { tls: { ip: '0.0.0.0', port: 15012 }, plaintext: undefined },
+      admin: { socket: undefined, port: 15014 },
+      ca: { directory: '/ca', cacerts: undefined, workloadTtlSeconds: 86_400 },
+      auth: { issuers: [] },
+      logLevel: 'info',
+    },
+  });
+});
+
+t.test('reads every setting', async (t) => {
+  const parsed = parseConfig(`
+source: { directory: /m }
+cluster: c1
+network: n1
+trustDomain: td
+clusterDomain: cd
+rootNamespace: root
+listen: { tls: "[::1]:0", plaintext: "127.0.0.1:15010" }
+admin: { socket: /run/a.sock, port: 0 }
+ca: { directory: /ca, cacerts: /etc/cacerts, workloadTtlSeconds: 60 }
+auth: { issuers: [{ issuer: lab, publicKey: /k.pem }, { issuer: other, audience: me, publicKey: /l.pem }] }
+logLevel: debug
+`);
+  t.match(parsed, {
+    ok: true,
+    value: {
+      mesh: { cluster: 'c1', network: 'n1', trustDomain: 'td', clusterDomain: 'cd', rootNamespace: 'root' },
+      listen: { tls: { ip: '::1', port: 0 }, plaintext: { ip: '127.0.0.1', port: 15010 } },
+      admin: { socket: '/run/a.sock', port: 0 },
+      ca: { cacerts: '/etc/cacerts', workloadTtlSeconds: 60 },
+      auth: {
+        issuers: [
+          { issuer: 'lab', audience: 'istio-ca', publicKey: '/k.pem' },
+          { issuer: 'other', audience: 'me', publicKey: '/l.pem' },
+        ],
+      },
+      logLevel: 'debug',
+    },
+  });
+});
+
+t.test('names all mistakes at once, unknown settings too', async (t) => {
+  const parsed = parseConfig(`
+source: { folder: /m }
+listen: { tls: "somewhere" }
+ca: { directory: 1, workloadTtlSeconds: 0 }
+auth: { issuers: [{ issuer: x }] }
+logLevel: loud
+`);
+  t.equal(parsed.ok, false);
+  const problems = parsed.ok ? '' : parsed.error.join('\n');
+  for (const part of [
+    'source.directory is missing',
+    'source.folder is no setting',
+    'listen.tls is "somewhere"',
+    'ca.directory is 1',
+    'ca.workloadTtlSeconds is 0',
+    'auth.issuers[0].publicKey is missing',
+    'logLevel is "loud"',
+  ]) {
+    t.ok(problems.includes(part), `${part} in ${problems}`);
+  }
+});
+
+t.test('names the file in what is wrong with it', async (t) => {
+  const directory = t.testdir({});
+  t.match(readConfig(join(directory, 'none.yaml')), { ok: false, error: /none\.yaml cannot be read: .*ENOENT/ });
+  writeFileSync(join(directory, 'bad.yaml'), 'a: [');
+  t.match(readConfig(join(directory, 'bad.yaml')), { ok: false, error: /bad\.yaml:\n {2}line 1, column 5/ });
+  writeFileSync(join(directory, 'list.yaml'), '[]');
+  t.match(readConfig(join(directory, 'list.yaml')), { ok: false, error: /the file is no object/ });
+  writeFileSync(join(directory, 'good.yaml'), minimal);
+  t.ok(readConfig(join(directory, 'good.yaml')).ok);
+});
