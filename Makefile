@@ -2,7 +2,7 @@
 SHELL := /bin/sh
 export PATH := $(CURDIR)/node_modules/node/bin:$(CURDIR)/node_modules/.bin:$(PATH)
 NODE := node_modules/node/bin/node
-ADDON := native/binding/meltemi.linux.node
+ADDON := native/binding/meltemi.node
 RUST := $(shell find native -name target -prune -o \( -name '*.rs' -o -name Cargo.toml \) -print) native/Cargo.lock
 TS := $(shell find src test -name '*.ts')
 

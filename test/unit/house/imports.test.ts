@@ -24,6 +24,7 @@ const rooms = [
 
 /** Package -> the only place under src/ that may import it. */
 const doors: Record<string, string> = {
+  '#engine': 'agent/dataplane/',
   '@grpc/grpc-js': 'grpc/',
   'node-forge': 'identity/',
   execa: 'lib/command.ts',
