@@ -8,10 +8,10 @@ import {
   WorkloadStatus,
 } from '../../gen/istio/workload/workload_pb.js';
 import { isIpv6 } from '../../lib/ip.js';
-import { destinationLabels, destinationLog } from '../../telemetry/access-record.js';
 import type { Endpoint } from '../dataplane/dataplane.js';
 import { addressesOf, identityOf } from '../store/facts.js';
 import type { EndpointSource } from '../store/snapshot.js';
+import { destinationLabels, destinationLog } from './access-record.js';
 import type { GroupSpec } from './group-spec.js';
 import type { Self } from './observed.js';
 

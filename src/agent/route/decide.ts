@@ -1,4 +1,8 @@
 import { type Service, WorkloadType } from '../../gen/istio/workload/workload_pb.js';
+import type { Offer, Verdict } from '../dataplane/dataplane.js';
+import { canonicalNames, identityOf } from '../store/facts.js';
+import type { LocalPod } from '../store/snapshot.js';
+import { TABLE } from '../store/tables.js';
 import {
   baggage,
   destinationLabels,
@@ -10,11 +14,7 @@ import {
   serviceLabels,
   sourceLabels,
   sourceLog,
-} from '../../telemetry/access-record.js';
-import type { Offer, Verdict } from '../dataplane/dataplane.js';
-import { canonicalNames, identityOf } from '../store/facts.js';
-import type { LocalPod } from '../store/snapshot.js';
-import { TABLE } from '../store/tables.js';
+} from './access-record.js';
 import type { Decision } from './decision.js';
 import { groupId } from './group-spec.js';
 import { decideInbound, decideInboundPlaintext } from './inbound.js';

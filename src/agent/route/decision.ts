@@ -1,6 +1,6 @@
 import type { Service } from '../../gen/istio/workload/workload_pb.js';
-import type { RecordedWorkload } from '../../telemetry/access-record.js';
 import type { AuthzResult } from '../authz/authorize.js';
+import type { RecordedWorkload } from './access-record.js';
 import type { GroupSpec } from './group-spec.js';
 
 /** Why a connection goes where it goes. Stable codes: they appear in records, explanations and documentation. */

@@ -1,5 +1,5 @@
-import { type Service, type Workload, WorkloadType } from '../gen/istio/workload/workload_pb.js';
-import { parseSpiffeId } from '../model/spiffe-id.js';
+import { type Service, type Workload, WorkloadType } from '../../gen/istio/workload/workload_pb.js';
+import { parseSpiffeId } from '../../model/spiffe-id.js';
 
 /**
  * The constant parts of a connection's metrics and access-log line, rendered once per verdict or endpoint: label pairs
