@@ -13,6 +13,7 @@ export interface IssuedCertificate {
 export interface CertificateWish {
   /** URI names, normally one SPIFFE id. */
   readonly uris: readonly string[];
+  readonly dns?: readonly string[];
   readonly notBefore?: Date;
   readonly notAfter?: Date;
 }
@@ -43,13 +44,13 @@ export class TestCa implements Disposable {
   }
 
   /** A leaf for client and server use, valid from an hour ago for a day unless told otherwise. */
-  issue({ uris, notBefore, notAfter }: CertificateWish): IssuedCertificate {
+  issue({ uris, dns = [], notBefore, notAfter }: CertificateWish): IssuedCertificate {
     const number = ++this.#issued;
     const [key, request, cert] = ['key', 'csr', 'pem'].map((end) => this.#path(`leaf-${number}.${end}`));
     if (key === undefined || request === undefined || cert === undefined) throw new Error('three names');
     makeKey(key);
     openssl('req', '-new', '-key', key, '-subj', '/O=a test leaf', '-out', request);
-    const names = uris.map((uri) => `URI:${uri}`).join(',');
+    const names = [...uris.map((uri) => `URI:${uri}`), ...dns.map((name) => `DNS:${name}`)].join(',');
     const dates = [
       '-startdate',
       asn1Time(notBefore ?? new Date(Date.now() - HOUR_MS)),
