@@ -1,4 +1,5 @@
-import type { Server } from 'node:http';
+import { createPublicKey, type KeyObject } from 'node:crypto';
+import { readFileSync } from 'node:fs';
 import { Graph } from '../collections/graph.js';
 import { createGrpcServer } from '../grpc/server.js';
 import { type Clock, systemClock } from '../lib/clock.js';
@@ -8,6 +9,13 @@ import { createRegistry } from '../telemetry/metrics.js';
 import { createAdsServer } from '../xds/server.js';
 import { adsServerMetrics } from '../xds/server-metrics.js';
 import { serveAdmin } from './admin.js';
+import { Authority } from './ca/authority.js';
+import { caMetrics } from './ca/ca-metrics.js';
+import { authenticatedBy, createCaService } from './ca/certificate-service.js';
+import { JwtVerifier } from './ca/jwt-verifier.js';
+import { caRoutes } from './ca/routes.js';
+import { ServerCertificate } from './ca/server-certificate.js';
+import type { TokenVerifier } from './ca/token-verifier.js';
 import type { ControlPlaneConfig } from './config.js';
 import { directoryInput } from './inputs/directory/directory-input.js';
 import { makeInputs } from './inputs/inputs.js';
@@ -25,53 +33,107 @@ export interface ControlPlane {
 }
 
 /**
- * Wires the parts of a control plane and takes its ports, so that conflicts show here; agents that come early wait.
- * Nothing is read or decided before `run`.
+ * Wires the parts of a control plane and takes its ports, so that conflicts show here; callers that come early wait.
+ * No input is read before `run`. Rejects with what cannot be had: a port, a key, the CA's directory.
  */
 export async function buildControlPlane(config: ControlPlaneConfig, clock: Clock = systemClock): Promise<ControlPlane> {
+  await using built = new AsyncDisposableStack();
   setLevel(config.logLevel);
   const log = logger('control');
   const metrics = createRegistry({ processMetrics: true });
+  const { trustDomain, rootNamespace } = config.mesh;
+
+  // What is: inputs, the mesh that follows from them, and what agents are told of it.
   const graph = new Graph((message, error) => log.error({ error }, `a bug: ${message}`));
   const inputs = makeInputs(graph);
   const mesh = deriveMesh(graph, inputs, config.mesh);
   const { tables } = pushMesh(graph, mesh);
   const source = directoryInput(config.source.directory, graph, inputs, { clock, log: logger('source'), metrics });
+  built.defer(() => source.close());
 
+  // Who may ask: nobody is judged by an input that has not been read yet.
   const loaded = Promise.withResolvers<void>();
   let isLoaded = false;
-  const ads = createAdsServer(tables, {
+  const jwt = new JwtVerifier({ issuers: trustedIssuers(config), trustDomain, clock });
+  const verifier: TokenVerifier = { verify: (token) => loaded.promise.then(() => jwt.verify(token)) };
+  if (config.auth.issuers.length === 0) log.warn('auth.issuers is empty: no agent can prove who it is');
+
+  // Certificates: the CA and our own.
+  const caLog = logger('ca');
+  const authority = new Authority({
+    directory: config.ca.directory,
+    cacerts: config.ca.cacerts,
+    trustDomain,
+    defaultTtlSeconds: config.ca.workloadTtlSeconds,
+    clock,
+    log: caLog,
+  });
+  built.defer(() => authority.close());
+  const dnsSans = SERVER_NAMES.map((name) => `${name}.${rootNamespace}.svc`);
+  const certificate = new ServerCertificate({ authority, dnsSans, clock, log: caLog });
+  built.defer(() => certificate.close());
+  const ca = createCaService({
+    authority,
+    verifier,
+    rule: {
+      trustDomain,
+      nodeAccounts: new Set(NODE_ACCOUNTS.map((name) => `${rootNamespace}/${name}`)),
+      identitiesOfNode: mesh.identitiesOfNode,
+    },
+    metrics: caMetrics(metrics, {
+      root: () => seconds(authority.material.roots[0]?.notAfter),
+      chain: () => seconds(authority.material.issuer.certificate.notAfter),
+      now: () => clock.now() / 1000,
+    }),
+    log: caLog,
+  });
+
+  // The wire. Without TLS there is no CA, and everybody is let in: for tests and for debugging.
+  const xdsMetrics = adsServerMetrics(metrics);
+  const ads = createAdsServer(tables, { authenticate: authenticatedBy(verifier), metrics: xdsMetrics, clock });
+  const openAds = createAdsServer(tables, {
     authenticate: () => loaded.promise,
-    metrics: adsServerMetrics(metrics),
+    metrics: { ...xdsMetrics, streams() {} },
     clock,
   });
   const server = createGrpcServer();
+  const openServer = createGrpcServer();
+  built.defer(() => server.close(0));
+  built.defer(() => openServer.close(0));
   ads.addTo(server);
-  const plaintext = config.listen.plaintext === undefined ? undefined : await server.listen(config.listen.plaintext);
+  ca.addTo(server);
+  openAds.addTo(openServer);
+  const { tls, plaintext } = config.listen;
+  const ports = {
+    tls: await server.listen(tls, certificate.credentials),
+    plaintext: plaintext === undefined ? undefined : await openServer.listen(plaintext),
+  };
 
-  const admin: readonly Server[] = await serveAdmin(
+  const admin = await serveAdmin(
     {
       pending: () => (isLoaded ? [] : ['source']),
       metrics,
       config,
       registry: () => registryPage(mesh),
-      status: () => statusPage({ graph, mesh, source, ads, tables }),
+      status: () =>
+        statusPage({ graph, mesh, source, agents: [...ads.streams(), ...openAds.streams()], tables, authority }),
+      more: caRoutes(authority),
     },
     config.admin,
   );
+  for (const each of admin) built.defer(() => void each.close());
 
+  const parts = built.move();
   return {
-    ports: { tls: 0, plaintext },
+    ports,
     async run() {
       await source.start();
       isLoaded = true;
       loaded.resolve();
-      log.info({ ...source.counts() }, 'serving');
+      log.info({ ...source.counts(), tls: formatHostPort(tls.ip, ports.tls), plaintext: ports.plaintext }, 'serving');
     },
     async close() {
-      await source.close();
-      await server.close(0);
-      for (const each of admin) each.close();
+      await parts.disposeAsync();
       log.info('stopped');
     },
   };
@@ -84,12 +146,34 @@ export async function runControlPlane(config: ControlPlaneConfig): Promise<void>
   const controlPlane = await buildControlPlane(config);
   try {
     await controlPlane.run();
-    logger('control').info(
-      { tls: formatHostPort(config.listen.tls.ip, controlPlane.ports.tls), plaintext: controlPlane.ports.plaintext },
-      'listening',
-    );
     await stop.promise;
   } finally {
     await controlPlane.close();
   }
 }
+
+function trustedIssuers(config: ControlPlaneConfig) {
+  return config.auth.issuers.map(({ issuer, audience, publicKey }) => ({
+    issuer,
+    audience,
+    publicKey: readPublicKey(publicKey, issuer),
+  }));
+}
+
+function readPublicKey(path: string, issuer: string): KeyObject {
+  try {
+    return createPublicKey(readFileSync(path));
+  } catch (error) {
+    const why = error instanceof Error ? error.message : String(error);
+    throw new Error(`the public key of issuer ${issuer} cannot be read from ${path}: ${why}`);
+  }
+}
+
+function seconds(date: Date | undefined): number {
+  return date === undefined ? 0 : date.getTime() / 1000;
+}
+
+/** What agents look for in our certificate: our own name, and the one that agents of Istio know. */
+const SERVER_NAMES = ['meltemi', 'istiod'];
+/** Service accounts in the root namespace that may ask for the identities of their node's pods. */
+const NODE_ACCOUNTS = ['meltemi-agent', 'ztunnel'];

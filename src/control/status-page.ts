@@ -2,7 +2,8 @@ import type { Graph } from '../collections/graph.js';
 import { AuthorizationSchema } from '../gen/istio/security/authorization_pb.js';
 import { ServiceSchema, WorkloadSchema } from '../gen/istio/workload/workload_pb.js';
 import type { ResourceSource } from '../xds/resource-source.js';
-import type { AdsServer } from '../xds/server.js';
+import type { StreamStatus } from '../xds/server-stream.js';
+import type { Authority } from './ca/authority.js';
 import type { DirectorySource } from './inputs/directory/directory-source.js';
 import type { Mesh } from './mesh/mesh.js';
 import { readable } from './mesh/readable.js';
@@ -12,15 +13,17 @@ export function statusPage(parts: {
   readonly graph: Graph;
   readonly mesh: Mesh;
   readonly source: DirectorySource;
-  readonly ads: AdsServer;
+  readonly agents: readonly StreamStatus[];
   readonly tables: readonly ResourceSource[];
+  readonly authority: Authority;
 }): unknown {
-  const { graph, mesh, source, ads, tables } = parts;
+  const { graph, mesh, source, agents, tables, authority } = parts;
   return {
     source: source.status(),
     warnings: Object.fromEntries(sorted(mesh.warnings.entries())),
-    agents: ads.streams(),
+    agents,
     resources: tables.map(({ typeUrl, version, size }) => ({ typeUrl, version, size })),
+    ca: authority.describe(),
     version: graph.version,
     collections: graph.sizes(),
   };
