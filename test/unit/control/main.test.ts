@@ -1,4 +1,5 @@
-import { mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { generateKeyPairSync, sign } from 'node:crypto';
+import { mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { request } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -7,7 +8,12 @@ import t, { type Test } from 'tap';
 import { parseConfig } from '../../../src/control/config.js';
 import { buildControlPlane, type ControlPlane } from '../../../src/control/main.js';
 import { ADDRESS_TYPE, AUTHORIZATION_TYPE } from '../../../src/control/push/push.js';
+import { IstioCertificateService } from '../../../src/gen/istio/auth/ca_pb.js';
 import { AddressSchema } from '../../../src/gen/istio/workload/workload_pb.js';
+import { openChannel } from '../../../src/grpc/channel.js';
+import { StatusCode } from '../../../src/grpc/status.js';
+import { parseCertificate } from '../../../src/identity/certificate.js';
+import { buildCsr } from '../../../src/identity/csr.js';
 import { ipFromBytes } from '../../../src/lib/ip.js';
 import { setLogSink } from '../../../src/telemetry/log.js';
 import { connectAds } from '../../../src/xds/client.js';
@@ -72,6 +78,50 @@ t.test('an agent follows a directory through the control plane', { timeout: 60_0
   );
 });
 
+t.test(
+  'an agent with its node’s token gets the mesh and certificates for pods of that node',
+  { timeout: 60_000 },
+  async (t) => {
+    const { put, controlPlane, agent, certificate, token, roots } = await setUp(t);
+    put('pods.yaml', pod('here', '10.1.0.1', 'node-1') + pod('there', '10.1.0.2', 'node-2'));
+    const own = agent({ token: token('node-1') });
+    const early = certificate(token('node-1'), 'spiffe://cluster.local/ns/shop/sa/here');
+    await controlPlane.run();
+    t.equal((await own.next(ADDRESS_TYPE)).changed.length, 2);
+    const chain = (await early).certChain;
+    t.equal(parseCertificate(chain[0] ?? '').uriSans[0], 'spiffe://cluster.local/ns/shop/sa/here');
+    t.equal(chain.at(-1), roots());
+
+    for (const [who, identity] of [
+      [token('node-1'), 'spiffe://cluster.local/ns/shop/sa/there'],
+      [token('node-3'), 'spiffe://cluster.local/ns/shop/sa/here'],
+      [`${token('node-1')}x`, 'spiffe://cluster.local/ns/shop/sa/here'],
+    ] as const) {
+      await t.rejects(certificate(who, identity), { code: StatusCode.UNAUTHENTICATED });
+    }
+    put('pods.yaml', pod('here', '10.1.0.1', 'node-2'));
+    await own.next(ADDRESS_TYPE);
+    await t.rejects(certificate(token('node-1'), 'spiffe://cluster.local/ns/shop/sa/here'), 'the pod has moved');
+    t.ok(await certificate(token('node-2'), 'spiffe://cluster.local/ns/shop/sa/here'));
+
+    const stranger = agent({ token: 'not-a-token' });
+    await stranger.refused;
+    t.ok(logged.some((line) => line.includes('stream refused')));
+  },
+);
+
+t.test('says what it cannot have, and lets go of what it had', async (t) => {
+  const { config, controlPlane } = await setUp(t);
+  const port = controlPlane.ports.tls;
+  await t.rejects(buildControlPlane({ ...config, listen: { ...config.listen, tls: { ip: '127.0.0.1', port } } }), {
+    message: new RegExp(`cannot listen on 127.0.0.1:${port}`),
+  });
+  const issuers = [{ issuer: 'x', audience: 'y', publicKey: '/nowhere.pem' }];
+  await t.rejects(buildControlPlane({ ...config, auth: { issuers } }), {
+    message: /the public key of issuer x cannot be read from \/nowhere.pem/,
+  });
+});
+
 interface Status {
   readonly source: { readonly badFiles: readonly unknown[] };
   readonly agents: readonly unknown[];
@@ -83,24 +133,62 @@ async function setUp(t: Test) {
   t.teardown(() => rmSync(directory, { recursive: true }));
   const manifests = join(directory, 'manifests');
   const socket = join(directory, 'admin.sock');
+  const keys = generateKeyPairSync('ec', { namedCurve: 'P-256' });
+  mkdirSync(manifests);
+  mkdirSync(join(directory, 'ca'));
+  writeFileSync(join(directory, 'lab.pem'), keys.publicKey.export({ type: 'spki', format: 'pem' }));
   const parsed = parseConfig(
     JSON.stringify({
       source: { directory: manifests },
       listen: { tls: '127.0.0.1:0', plaintext: '127.0.0.1:0' },
       admin: { socket, port: 0 },
       ca: { directory: join(directory, 'ca') },
+      auth: { issuers: [{ issuer: 'lab', publicKey: join(directory, 'lab.pem') }] },
     }),
   );
   if (!parsed.ok) throw new Error(parsed.error.join('\n'));
   const controlPlane: ControlPlane = await buildControlPlane(parsed.value);
   t.teardown(() => controlPlane.close());
   const put = (name: string, text: string) => {
-    mkdirSync(manifests, { recursive: true });
     writeFileSync(join(manifests, `.${name}`), text);
     renameSync(join(manifests, `.${name}`), join(manifests, name));
   };
-  const agent = () => {
+  const roots = () => readFileSync(join(directory, 'ca/root-cert.pem'), 'utf8');
+  const token = (node: string) => {
+    const claims = {
+      iss: 'lab',
+      aud: 'istio-ca',
+      sub: 'system:serviceaccount:istio-system:meltemi-agent',
+      node,
+      exp: Date.now() / 1000 + 60,
+    };
+    const parts = [{ alg: 'ES256', typ: 'JWT' }, claims].map((part) =>
+      Buffer.from(JSON.stringify(part)).toString('base64url'),
+    );
+    const signature = sign('sha256', Buffer.from(parts.join('.')), { key: keys.privateKey, dsaEncoding: 'ieee-p1363' });
+    return [...parts, signature.toString('base64url')].join('.');
+  };
+  const certificate = async (bearer: string, spiffeId: string) => {
+    const channel = openChannel({
+      address: `127.0.0.1:${controlPlane.ports.tls}`,
+      serverName: SERVER_NAME,
+      rootCerts: roots(),
+    });
+    t.teardown(() => channel.close());
+    const pair = generateKeyPairSync('ec', { namedCurve: 'P-256' });
+    const csr = buildCsr({
+      spiffeId,
+      publicKeySpki: pair.publicKey.export({ type: 'spki', format: 'der' }),
+      sign: (bytes) => sign('sha256', bytes, pair.privateKey),
+    });
+    const request = { csr, validityDuration: 60n, metadata: { ImpersonatedIdentity: spiffeId } };
+    const headers = { authorization: `Bearer ${bearer}` };
+    return channel.unary(IstioCertificateService.method.createCertificate, request, { headers });
+  };
+  /** Over TLS with a token, or in plaintext without. */
+  const agent = ({ token }: { token?: string } = {}) => {
     const queues = new Map<string, { updates: Update[]; waiting: ((update: Update) => void)[] }>();
+    const refused = Promise.withResolvers<void>();
     const queue = (typeUrl: string) => {
       const known = queues.get(typeUrl) ?? { updates: [], waiting: [] };
       queues.set(typeUrl, known);
@@ -113,14 +201,19 @@ async function setUp(t: Test) {
       else first(update);
       return [];
     };
+    const { tls, plaintext } = controlPlane.ports;
     const client = connectAds({
-      address: `127.0.0.1:${controlPlane.ports.plaintext}`,
-      rootCerts: async () => undefined,
+      address: `127.0.0.1:${token === undefined ? plaintext : tls}`,
+      serverName: SERVER_NAME,
+      rootCerts: async () => (token === undefined ? undefined : roots()),
+      headers: async () => (token === undefined ? {} : { authorization: `Bearer ${token}` }),
       node: { id: 'test' },
       types: [ADDRESS_TYPE, AUTHORIZATION_TYPE].map((typeUrl) => ({ typeUrl, mode: 'wildcard', onUpdate })),
+      metrics: { message() {}, refused() {}, terminated: () => refused.resolve() },
     });
     t.teardown(() => client.close());
     return {
+      refused: refused.promise,
       next: (typeUrl: string): Promise<Update> => {
         const { updates, waiting } = queue(typeUrl);
         const first = updates.shift();
@@ -128,7 +221,7 @@ async function setUp(t: Test) {
       },
     };
   };
-  return { manifests, put, controlPlane, socket, agent };
+  return { config: parsed.value, manifests, put, controlPlane, socket, agent, certificate, token, roots };
 }
 
 function address(bytes: Uint8Array): string {
@@ -151,11 +244,12 @@ function get(socketPath: string, path: string): Promise<{ status: number; body: 
   });
 }
 
-function pod(name: string, ip: string): string {
+function pod(name: string, ip: string, node = 'node-1'): string {
   return `---
 apiVersion: v1
 kind: Pod
 metadata: { name: ${name}, namespace: shop, labels: { app: ${name} } }
+spec: { nodeName: ${node}, serviceAccountName: ${name} }
 status: { phase: Running, podIP: ${ip} }
 `;
 }
@@ -175,3 +269,5 @@ kind: PeerAuthentication
 metadata: { name: default, namespace: shop }
 spec: { mtls: { mode: STRICT } }
 `;
+
+const SERVER_NAME = 'istiod.istio-system.svc';
