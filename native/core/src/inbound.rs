@@ -4,21 +4,13 @@ use crate::conn::{Close, Failure, Far, Leg, Phase, Side};
 use crate::h2::{self, Code, Violation};
 use crate::hpack;
 use crate::outbound::{denied, facts};
+use crate::request::{MAX_AUTHORITY, Request};
 use crate::shared::Pod;
 use crate::tunnel::{MAX_PEER_STREAMS, STREAM_WINDOW, Tunnel};
 use crate::worker::{Token, Worker};
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
-
-/// What of a request's headers matters.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Request {
-    method: Vec<u8>,
-    authority: Vec<u8>,
-    /// Pseudo-headers that a CONNECT may not have, or had twice.
-    malformed: bool,
-}
 
 impl Worker {
     /// Headers of a stream that the peer opens, or its trailers.
@@ -97,7 +89,7 @@ impl Worker {
         if request.malformed {
             return Err("a CONNECT with headers that it cannot have");
         }
-        let port = authority_port(&request.authority).ok_or("the authority is not host:port")?;
+        let port = request.port().ok_or("the authority is not host:port")?;
         if self.is_own_port(port) || port == DNS_PORT {
             return Err("attempted recursive call: the port is one of ours");
         }
@@ -218,69 +210,4 @@ impl Worker {
     }
 }
 
-impl Request {
-    fn add(&mut self, name: &[u8], value: &[u8]) {
-        match name {
-            b":method" if self.method.is_empty() => self.method = value.to_vec(),
-            b":authority" if self.authority.is_empty() => self.authority = value.to_vec(),
-            _ if name.starts_with(b":") => self.malformed = true,
-            _ => {}
-        }
-    }
-}
-
-/// The port of `ip:port`, `[ip]:port` or `name:port`; None for anything else.
-fn authority_port(authority: &[u8]) -> Option<u16> {
-    let text = std::str::from_utf8(authority).ok().filter(|text| text.len() <= MAX_AUTHORITY)?;
-    if let Ok(address) = text.parse::<SocketAddr>() {
-        return Some(address.port()).filter(|port| *port != 0);
-    }
-    let (host, port) = text.rsplit_once(':')?;
-    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b'*');
-    if host.is_empty() || !host.bytes().all(is_name) || !port.bytes().all(|byte| byte.is_ascii_digit()) {
-        return None;
-    }
-    port.parse().ok().filter(|port| *port != 0)
-}
-
 const DNS_PORT: u16 = 15053;
-const MAX_AUTHORITY: usize = 512;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn reads_the_port_of_an_authority() {
-        for (text, port) in [("10.0.0.1:80", 80), ("[fd00::1]:8080", 8080), ("reviews.shop.svc:9080", 9080)] {
-            assert_eq!(authority_port(text.as_bytes()), Some(port), "{text}");
-        }
-        for bad in [
-            "",
-            "10.0.0.1",
-            ":80",
-            "a:0",
-            "a:65536",
-            "a:+80",
-            "a b:80",
-            "user@a:80",
-            "fd00::1:80",
-            "[fd00::1]",
-            "a:",
-            "\u{e9}:80",
-        ] {
-            assert_eq!(authority_port(bad.as_bytes()), None, "{bad}");
-        }
-    }
-
-    #[test]
-    fn a_connect_has_no_other_pseudo_headers() {
-        let mut request = Request::default();
-        request.add(b":method", b"CONNECT");
-        request.add(b":authority", b"a:80");
-        request.add(b"baggage", b"x");
-        assert!(!request.malformed);
-        request.add(b":path", b"/");
-        assert!(request.malformed);
-    }
-}

@@ -17,6 +17,7 @@ mod pool;
 pub mod record;
 mod relay;
 pub mod report;
+pub mod request;
 pub mod routing;
 mod shared;
 mod slab;
