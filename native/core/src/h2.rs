@@ -225,6 +225,7 @@ impl Reader {
             kind::SETTINGS => length.is_multiple_of(6) && length <= MAX_SETTINGS,
             kind::PING => length == 8,
             kind::GOAWAY => length >= 8,
+            kind::DATA => length > 0 || self.flags() & flag::PADDED == 0,
             _ => true,
         };
         if !fits {
