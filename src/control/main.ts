@@ -145,7 +145,7 @@ export async function runControlPlane(config: ControlPlaneConfig): Promise<void>
   for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, () => stop.resolve());
   const controlPlane = await buildControlPlane(config);
   try {
-    await controlPlane.run();
+    await Promise.race([controlPlane.run(), stop.promise]);
     await stop.promise;
   } finally {
     await controlPlane.close();

@@ -69,6 +69,7 @@ export class DirectorySource {
   /** Files of which some version is in force. */
   #inForce = 0;
   #firstDirtyMs: number | undefined;
+  #rootFound = false;
   #scans = 0;
   #closed = false;
 
@@ -86,9 +87,15 @@ export class DirectorySource {
     );
   }
 
-  /** Reads everything once, then follows changes until closed. */
+  /** Resolves when everything has been read once, which waits for the directory to be there; then follows changes. */
   async start(): Promise<void> {
     await this.scan();
+    while (!this.#rootFound && !this.#closed) {
+      const waited = Promise.withResolvers<void>();
+      this.#cancelTimers = [this.clock.schedule(RETRY_MS, waited.resolve), waited.resolve];
+      await waited.promise;
+      await this.scan();
+    }
     this.#scheduleRescan();
   }
 
@@ -175,6 +182,7 @@ export class DirectorySource {
   async #look(path: string, found: Map<string, FoundFile | undefined>): Promise<void> {
     const depth = path.slice(this.directory.length).split('/').length - 1;
     const tree = await lookAt(path, Math.max(0, this.#options.maxDepth - depth));
+    if (path === this.directory) this.#rootFound = tree !== undefined;
     if (tree === undefined && path === this.directory) {
       this.#trouble(path, 'is not there; what it said stays in force');
       return;
@@ -323,5 +331,7 @@ const DEFAULTS: DirectoryOptions = {
   maxObjects: 250_000,
   maxDepth: 16,
 };
+/** How often a directory that is not there yet is looked for. */
+const RETRY_MS = 1_000;
 const MAX_ROUNDS = 8;
 const READ_BATCH = 64;

@@ -200,6 +200,21 @@ t.test('a root that is gone is trouble, and what it said stays in force until it
   t.same(source.status().troubles, []);
 });
 
+t.test('waits for a directory that is not there yet', { timeout: 30_000 }, async (t) => {
+  const { root, source, clock, write, transactions } = rig(t);
+  rmSync(root, { recursive: true });
+  let started = false;
+  const start = source.start().then(() => {
+    started = true;
+  });
+  while (clock.pending === 0) await new Promise((resolve) => setImmediate(resolve));
+  t.notOk(started);
+  write('a.yaml', pod('a'));
+  clock.advance(1_000);
+  await start;
+  t.same(transactions(), [['+Pod default/a']]);
+});
+
 t.test(
   'what cannot be looked at keeps what it said',
   { skip: process.getuid?.() === 0 && 'root may look at all' },
