@@ -52,7 +52,16 @@ export async function serveAdmin(pages: AdminPages, { socket, port }: AdminAddre
     servers.push(await serveHttp(new Map([...open, ...local]), { path: socket }));
     chmodSync(socket, 0o600);
   }
-  if (port > 0) servers.push(await serveHttp(new Map([...open, ...guarded]), { host: '::', port }));
+  if (port > 0) {
+    const routes = new Map([...open, ...guarded]);
+    const anywhere = (host: string) => serveHttp(routes, { host, port });
+    servers.push(
+      await anywhere('::').catch((error: NodeJS.ErrnoException) => {
+        if (error.code === 'EAFNOSUPPORT' || error.code === 'EADDRNOTAVAIL') return anywhere('0.0.0.0');
+        throw new Error(`cannot listen on port ${port}: ${error.message}`);
+      }),
+    );
+  }
   return servers;
 }
 
