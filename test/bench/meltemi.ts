@@ -1,10 +1,11 @@
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as wait } from 'node:timers/promises';
 import { TokenIssuer } from '../../src/lab/tokens.js';
 import { systemClock } from '../../src/lib/clock.js';
 import { formatYaml } from '../../src/lib/yaml.js';
 import { Background } from './process.js';
-import { inNamespace, type Place, type Topology } from './topology.js';
+import { clearRedirection, inNamespace, type Place, type Topology } from './topology.js';
 import type { Variant } from './variant.js';
 
 /**
@@ -20,6 +21,8 @@ export function meltemi(cli: string, directory: string, congestion: string): Var
       const home = new Home(directory, topology, cli, congestion);
       const parts: Background[] = [];
       const stop = async () => {
+        // An agent that goes leaves its pods redirected, for the next one to take: let it let go of them first.
+        for (const side of SIDES) await home.withdraw(side);
         for (const part of parts.reverse()) await part.stop();
       };
       try {
@@ -146,6 +149,14 @@ class Home {
     const url = `http://127.0.0.1:${READINESS_PORTS[side]}/healthz/ready`;
     const probe = ['-s', '-o', '/dev/null', '-w', '%{http_code}', url];
     return (await inNamespace(this.topology.mesh, 'curl', probe).catch(() => '')) === '200';
+  }
+
+  /** Takes the pod from its agent, and clears away what an agent that failed has left. */
+  async withdraw(side: Side): Promise<void> {
+    const path = join(this.#node(side), 'redirection', side);
+    rmSync(join(this.#node(side), 'pods', `${side}.json`), { force: true });
+    for (let tries = 0; tries < 100 && existsSync(path); tries++) await wait(50);
+    if (existsSync(path)) await clearRedirection(this.topology[side]);
   }
 
   #run(name: string, args: readonly string[], log: string): Background {

@@ -82,6 +82,15 @@ export async function inNamespace(
   return must('nsenter', [`--net=${netns}`, command, ...args], options);
 }
 
+/** Removes all rules and the policy routing of captured traffic. What is not there is no error. */
+export async function clearRedirection({ netns }: Place): Promise<void> {
+  await inNamespace(netns, 'nft', ['flush', 'ruleset']);
+  for (const family of ['-4', '-6']) {
+    await inNamespace(netns, 'ip', [family, 'rule', 'delete', 'pref', '32764']).catch(() => '');
+    await inNamespace(netns, 'ip', [family, 'route', 'flush', 'table', '100']).catch(() => '');
+  }
+}
+
 export async function must(
   command: string,
   args: readonly string[],

@@ -2,7 +2,7 @@ import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Authority } from './certificates.js';
 import { Background } from './process.js';
-import { inNamespace, type Place, type Topology } from './topology.js';
+import { clearRedirection, inNamespace, type Place, type Topology } from './topology.js';
 import type { Variant } from './variant.js';
 
 /**
@@ -25,7 +25,7 @@ export function ztunnelPair(binary: string, directory: string): Variant {
       const parts: Background[] = [];
       const stop = async () => {
         for (const part of parts) await part.stop();
-        for (const place of [topology.client, topology.server]) await release(place);
+        for (const place of [topology.client, topology.server]) await clearRedirection(place);
       };
       try {
         const proxies: Background[] = [];
@@ -135,12 +135,6 @@ async function capture(place: Place): Promise<void> {
   await inNamespace(place.netns, 'nft', ['-f', '-'], rules);
   await inNamespace(place.netns, 'ip', ['rule', 'add', 'fwmark', '0x111/0xfff', 'pref', '32764', 'lookup', '100']);
   await inNamespace(place.netns, 'ip', ['route', 'add', 'local', 'default', 'dev', 'lo', 'table', '100']);
-}
-
-async function release({ netns }: Place): Promise<void> {
-  await inNamespace(netns, 'nft', ['delete', 'table', 'inet', 'bench']).catch(() => '');
-  await inNamespace(netns, 'ip', ['rule', 'del', 'pref', '32764']).catch(() => '');
-  await inNamespace(netns, 'ip', ['route', 'flush', 'table', '100']).catch(() => '');
 }
 
 const CA_PORT = 15012;
