@@ -49,12 +49,12 @@ export class AddressPool {
     return undefined;
   }
 
-  /** Takes what somebody chose; false when it is not of this pool or taken already. */
-  claim(ip: string): boolean {
-    const own = this.#canonical(ip);
-    if (own === undefined || this.#taken.has(own)) return false;
-    this.#taken.add(own);
-    return true;
+  /** Takes what somebody chose. Undefined, or the address that is taken already; others than ours are passed over. */
+  claim(ips: readonly string[]): string | undefined {
+    const taken = ips.find((ip) => this.#taken.has(this.#canonical(ip) ?? ''));
+    if (taken !== undefined) return taken;
+    for (const own of ips.map((ip) => this.#canonical(ip))) if (own !== undefined) this.#taken.add(own);
+    return undefined;
   }
 
   release(ip: string): void {

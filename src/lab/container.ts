@@ -1,5 +1,6 @@
 import type { ChildProcess } from 'node:child_process';
-import { closeSync, openSync, statSync, truncateSync } from 'node:fs';
+import { closeSync, openSync, readFileSync, statSync, truncateSync } from 'node:fs';
+import { constants } from 'node:os';
 import type { BackOff } from '../lib/back-off.js';
 import type { Clock } from '../lib/clock.js';
 import { childrenOf, endChild, spawnBound } from './children.js';
@@ -66,7 +67,9 @@ export class Container {
     this.#cancelRestart();
     const child = this.#child;
     if (child === undefined) return;
-    await endChild(child, graceMs, () => {
+    // The first process of a namespace does not get a signal it has no handler for: nothing to wait for then.
+    const listens = this.pids.some(catchesSigterm);
+    await endChild(child, listens ? graceMs : 0, () => {
       for (const pid of this.pids) signal(pid, 'SIGTERM');
       return true;
     });
@@ -130,6 +133,15 @@ function limitLog(path: string): void {
   }
 }
 
+function catchesSigterm(pid: number): boolean {
+  try {
+    const caught = /^SigCgt:\s*([0-9a-f]+)$/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1] ?? '0';
+    return (BigInt(`0x${caught}`) & SIGTERM_BIT) !== 0n;
+  } catch {
+    return false;
+  }
+}
+
 function signal(pid: number, name: 'SIGTERM'): void {
   try {
     process.kill(pid, name);
@@ -142,3 +154,4 @@ function signal(pid: number, name: 'SIGTERM'): void {
 const STEADY_MS = 10_000;
 /** Looked at when a container starts. */
 const MAX_LOG_BYTES = 64 * 1024 * 1024;
+const SIGTERM_BIT = 1n << BigInt(constants.signals.SIGTERM - 1);

@@ -85,8 +85,7 @@ export class MeshProcesses {
     if (this.#stopped) return;
     const before = [this.controlPlaneReady, ...this.#nodes.map(({ agentReady }) => agentReady)].join();
     this.controlPlaneReady =
-      this.controlPlane.pid !== undefined &&
-      (await answers({ host: FABRIC.ipv4, port: 15014, path: '/healthz/ready' }));
+      this.controlPlane.pid !== undefined && (await answers({ host: FABRIC.ipv4, port: 15014, path: '/ready' }));
     for (const node of this.#nodes) {
       node.agentReady =
         node.agent?.pid !== undefined &&

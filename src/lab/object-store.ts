@@ -1,5 +1,5 @@
 import { err, ok, type Result } from '../lib/result.js';
-import { both, NAMESERVER, servicePool } from './addresses.js';
+import { servicePool } from './addresses.js';
 import { isRecord, type KubeObject, kindOf, objectKey, objectTitle, recordAt } from './objects.js';
 import { planPod } from './pod-plan.js';
 import { clusterIps } from './service-table.js';
@@ -15,7 +15,6 @@ export class ObjectStore {
   readonly #pool = servicePool();
 
   constructor(namespaces: readonly string[]) {
-    for (const ip of both(NAMESERVER)) this.#pool.claim(ip);
     for (const name of namespaces) this.#ensureNamespace(name);
   }
 
@@ -96,8 +95,9 @@ export class ObjectStore {
     const kept = former === undefined ? [] : clusterIps(former);
     const chosen = clusterIps(service);
     if (chosen.length > 0) {
-      const refused = chosen.find((ip) => !kept.includes(ip) && isOfPlan(ip) && !this.#pool.claim(ip));
+      const refused = this.#pool.claim(chosen.filter((ip) => !kept.includes(ip)));
       if (refused !== undefined) return err(`${objectTitle(service)}: clusterIP ${refused} is in use`);
+      for (const ip of kept) if (!chosen.includes(ip)) this.#pool.release(ip);
       return ok(withClusterIps(service, chosen));
     }
     if (kept.length > 0) return ok(withClusterIps(service, kept));
@@ -139,10 +139,6 @@ function withClusterIps(service: KubeObject, ips: readonly string[]): KubeObject
   const spec = isRecord(service.spec) ? service.spec : {};
   const ipFamilyPolicy = ips.length > 1 ? 'PreferDualStack' : 'SingleStack';
   return { ...service, spec: { ...spec, clusterIP: ips[0], clusterIPs: ips, ipFamilies, ipFamilyPolicy } };
-}
-
-function isOfPlan(ip: string): boolean {
-  return ip.startsWith('10.96.') || ip.startsWith('fd00:10:96:');
 }
 
 const OWNERS: ReadonlySet<string> = new Set(['Deployment', 'ReplicaSet', 'StatefulSet', 'DaemonSet', 'Job']);
