@@ -123,7 +123,8 @@ export class PodSet {
   #place(plan: PodPlan): LabNode | undefined {
     const nodes = this.options.nodes();
     if (plan.nodeName !== undefined) return nodes.find(({ name }) => name === plan.nodeName);
-    const count = (node: LabNode) => this.list().filter(({ start }) => start.nodeName === node.name).length;
+    const count = (node: LabNode) =>
+      this.list().filter(({ start, stopping }) => start.nodeName === node.name && !stopping).length;
     return nodes.toSorted((a, b) => count(a) - count(b))[0];
   }
 }
