@@ -1,7 +1,7 @@
 /** HBONE against implementations that are none of ours, both ways: a stock Envoy, and Node's http2. */
 import { homedir } from 'node:os';
 import { join } from 'node:path';
-import { type Test, test } from 'tap';
+import root, { type Test, test } from 'tap';
 import { installEnvoy } from '../bench/envoy.js';
 import { identityOf, PORT, serverId, startTown, type Town } from '../mesh/town.js';
 import type { TestCa } from '../support/certificates.js';
@@ -12,6 +12,9 @@ import { addressOf, placeOf, podOf, until } from '../support/mesh.js';
 import type { Target } from '../support/prober.js';
 import { Program } from '../support/program.js';
 import { envoyClient, envoyServer } from './envoy-config.js';
+
+// Each test has a limit of its own, and the runner has one for the file.
+root.setTimeout(0);
 
 let town: Town;
 let ca: TestCa;

@@ -1,5 +1,5 @@
 /** `meltemi explain` must agree with what the traffic does: random worlds, each cell a real connection. */
-import { test } from 'tap';
+import root, { test } from 'tap';
 import { labAgents } from '../../src/cli/agents.js';
 import { explain } from '../../src/cli/explain.js';
 import type { Explanation } from '../../src/cli/explanation.js';
@@ -20,6 +20,9 @@ import {
   randomPolicies,
   targets,
 } from './agreement/generate.js';
+
+// Each test has a limit of its own, and the runner has one for the file.
+root.setTimeout(0);
 
 const ROUNDS = 10;
 const CELLS_PER_ROUND = 80;

@@ -1,13 +1,16 @@
 /** Parts of the mesh stop, die and come back while traffic runs. What must not be noticed is counted, and so is what is. */
 import { readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { test } from 'tap';
+import root, { test } from 'tap';
 import { NAMESERVER } from '../../src/lab/addresses.js';
 import { blockEventLoop } from '../support/agent-loop.js';
 import { Capture, type Packet } from '../support/capture.js';
 import { authorizationPolicy, idlePod, type Manifest, serverPod } from '../support/manifests.js';
 import { nodeOf, until } from '../support/mesh.js';
 import { CAPTURED_PODS, callerId, PORT, SERVERS_NAME, startTown, type Town, theServers } from './town.js';
+
+// Each test has a limit of its own, and the runner has one for the file.
+root.setTimeout(0);
 
 let town: Town;
 const PAUSE_MS = 5000;

@@ -1,6 +1,6 @@
 /** A control plane that talks nonsense: every mistake is answered, and the mesh goes on with what it knew. */
 import { create, toBinary } from '@bufbuild/protobuf';
-import { test } from 'tap';
+import root, { test } from 'tap';
 import { AddressSchema } from '../../src/gen/istio/workload/workload_pb.js';
 import { FABRIC } from '../../src/lab/addresses.js';
 import { ForeignAds, type ForeignPush } from '../support/foreign-control-plane.js';
@@ -8,6 +8,9 @@ import { labCa } from '../support/lab-ca.js';
 import { authorizationPolicy } from '../support/manifests.js';
 import { until } from '../support/mesh.js';
 import { startTown, type Town, theServers } from './town.js';
+
+// Each test has a limit of its own, and the runner has one for the file.
+root.setTimeout(0);
 
 let town: Town;
 const ADDRESS = 'type.googleapis.com/istio.workload.Address';

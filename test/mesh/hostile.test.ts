@@ -1,12 +1,15 @@
 /** What ill-meaning peers send: the engine refuses it, goes on, and does not grow. */
 import { readFileSync } from 'node:fs';
-import { type Test, test } from 'tap';
+import root, { type Test, test } from 'tap';
 import { type IssuedCertificate, TestCa } from '../support/certificates.js';
 import { ACK, connectBlock, END_HEADERS, Frame, frame, literal, PADDED, PREFACE } from '../support/frames.js';
 import { HbonePeer, type Identity } from '../support/hbone-client.js';
 import { labCa } from '../support/lab-ca.js';
 import { nodeOf, placeOf, podOf } from '../support/mesh.js';
 import { identityOf, PORT, SERVERS_NAME, serverId, startTown, type Town, theServers } from './town.js';
+
+// Each test has a limit of its own, and the runner has one for the file.
+root.setTimeout(0);
 
 let town: Town;
 let ca: TestCa;

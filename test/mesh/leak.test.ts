@@ -1,9 +1,12 @@
 /** What is used is given back: descriptors, memory, namespaces, processes, files. */
 import { existsSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
-import { test } from 'tap';
+import root, { test } from 'tap';
 import { idlePod, serverPod } from '../support/manifests.js';
 import { until } from '../support/mesh.js';
 import { CAPTURED_PODS, PORT, startTown, type Town, theServers } from './town.js';
+
+// Each test has a limit of its own, and the runner has one for the file.
+root.setTimeout(0);
 
 let town: Town;
 let before: Machine;

@@ -2,11 +2,14 @@
 
 import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
-import { test } from 'tap';
+import root, { test } from 'tap';
 import { Capture } from '../support/capture.js';
 import { nodeOf, until } from '../support/mesh.js';
 import type { Prober, Target } from '../support/prober.js';
 import { callerId, SERVERS_NAME, SERVERS_VIP, serverId, startTown, type Town, theServers } from './town.js';
+
+// Each test has a limit of its own, and the runner has one for the file.
+root.setTimeout(0);
 
 let town: Town;
 

@@ -22,8 +22,11 @@ export class Capture {
     this.#child = child;
   }
 
-  /** Starts a capture on all interfaces of the namespace at `netns` (a path); resolves once packets are being seen. */
-  static async start(netns: string, filter = 'tcp'): Promise<Capture> {
+  /**
+   * Starts a capture on all interfaces of the namespace at `netns` (a path); resolves once packets are being seen. With
+   * a `snapLength` of few bytes many more packets fit into the kernel's buffer: without one, a burst loses some.
+   */
+  static async start(netns: string, filter = 'tcp', snapLength = 0): Promise<Capture> {
     const args = [
       `--net=${netns}`,
       'tcpdump',
@@ -31,7 +34,9 @@ export class Capture {
       'any',
       '-n',
       '-s',
-      '0',
+      String(snapLength),
+      '-B',
+      String(BUFFER_KIB),
       '-w',
       '-',
       '-U',
@@ -171,6 +176,7 @@ function ipv6Text(bytes: Buffer): string {
   return Array.from({ length: 8 }, (_, i) => bytes.readUInt16BE(i * 2).toString(16)).join(':');
 }
 
+const BUFFER_KIB = 32 * 1024;
 const GLOBAL_HEADER = 24;
 const RECORD_HEADER = 16;
 const LINUX_SLL = 113;
