@@ -9,6 +9,7 @@ import { create } from '@bufbuild/protobuf';
 import { Client, Metadata, type ServiceError } from '@grpc/grpc-js';
 import { type ChannelSecurity, channelCredentials } from './credentials.js';
 import { decoder, encoder, methodPath } from './method.js';
+import './library-log.js';
 import { RpcError } from './status.js';
 
 export interface ChannelOptions extends ChannelSecurity {

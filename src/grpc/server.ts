@@ -7,6 +7,7 @@ import {
   type ServerUnaryCall,
   status,
 } from '@grpc/grpc-js';
+import './library-log.js';
 import { formatHostPort } from '../lib/ip.js';
 import type { LiveServerCredentials } from './credentials.js';
 import { type Encodable, methodDefinition, methodPath } from './method.js';
@@ -163,6 +164,6 @@ function statusOf(error: unknown): { code: status; details: string; metadata: Me
 }
 
 /** A client that comes back with the versions of 100,000 resources sends about 10 MB. */
-const DEFAULT_MAX_REQUEST_BYTES = 64 * 1024 * 1024;
+const DEFAULT_MAX_REQUEST_BYTES = 16 * 1024 * 1024;
 const DEFAULT_KEEPALIVE_INTERVAL_MS = 30_000;
 const DEFAULT_KEEPALIVE_TIMEOUT_MS = 10_000;

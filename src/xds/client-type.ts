@@ -44,17 +44,19 @@ export class ClientType {
     else this.#unsaid.set(name, 'subscribe');
   }
 
-  /** Forgets the name and every resource that only this name asked for; the handler sees those removed. */
-  unsubscribe(name: string): void {
-    if (!this.#wanted.delete(name)) return;
-    if (this.#unsaid.get(name) === 'subscribe') this.#unsaid.delete(name);
-    else this.#unsaid.set(name, 'unsubscribe');
-    const orphans = [...this.#held]
-      .filter(([held, { aliases }]) => !this.#isWanted(held, aliases))
-      .map(([held]) => held);
-    if (orphans.length === 0) return;
-    for (const orphan of orphans) this.#held.delete(orphan);
-    this.handler({ typeUrl: this.typeUrl, changed: [], removed: orphans });
+  /** Forgets the names and every resource that only they asked for; the handler sees those removed. */
+  unsubscribe(names: Iterable<string>): void {
+    let changed = false;
+    for (const name of names) {
+      if (!this.#wanted.delete(name)) continue;
+      changed = true;
+      if (this.#unsaid.get(name) === 'subscribe') this.#unsaid.delete(name);
+      else this.#unsaid.set(name, 'unsubscribe');
+    }
+    if (!changed) return;
+    const removed = [...this.#held].filter(([own, { aliases }]) => !this.#isWanted(own, aliases)).map(([own]) => own);
+    for (const own of removed) this.#held.delete(own);
+    if (removed.length > 0) this.handler({ typeUrl: this.typeUrl, changed: [], removed });
   }
 
   /** A new stream knows nothing of us. */

@@ -111,7 +111,7 @@ class DeltaAdsClient implements AdsClient {
 
   unsubscribe(typeUrl: string, names: Iterable<string>): void {
     const type = this.#onDemandType(typeUrl);
-    for (const name of names) type.unsubscribe(name);
+    type.unsubscribe(names);
     this.#flushSoon();
   }
 
