@@ -1,4 +1,4 @@
-import { LineCounter, parseAllDocuments, stringify } from 'yaml';
+import { Composer, LineCounter, Parser, stringify } from 'yaml';
 import { err, ok, type Result } from './result.js';
 
 /** YAML and JSON text to plain values and back. The only importer of yaml. */
@@ -20,7 +20,9 @@ export function parseYamlDocuments(text: string): Result<readonly YamlDocument[]
   const lines = new LineCounter();
   const documents: YamlDocument[] = [];
   const problems: string[] = [];
-  for (const document of parseAllDocuments(text, { lineCounter: lines, merge: true, prettyErrors: false })) {
+  // One document at a time: its tree is many times the size of what it says.
+  const tokens = new Parser(lines.addNewLine).parse(text);
+  for (const document of new Composer({ merge: true, prettyErrors: false }).compose(tokens)) {
     const line = lines.linePos(document.contents?.range?.[0] ?? document.range[0]).line;
     for (const problem of document.errors) {
       const at = lines.linePos(problem.pos[0]);
