@@ -4,7 +4,6 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { connect, createServer, type TLSSocket } from 'node:tls';
 import t, { type Test } from 'tap';
-import { createCa } from '../../../src/control/ca/ca.js';
 import { IstioCertificateService } from '../../../src/gen/istio/auth/ca_pb.js';
 import { openChannel } from '../../../src/grpc/channel.js';
 import { createGrpcServer } from '../../../src/grpc/server.js';
@@ -19,6 +18,7 @@ import { ResourceTable } from '../../../src/xds/resource-table.js';
 import { createAdsServer } from '../../../src/xds/server.js';
 import { resource } from '../../support/ads-server.js';
 import { signJwt } from '../../support/jwt.js';
+import { createCa } from '../../support/running-ca.js';
 
 const logged: string[] = [];
 setLogSink((line) => logged.push(line));

@@ -1,17 +1,17 @@
 import { createPublicKey } from 'node:crypto';
 import { readFileSync } from 'node:fs';
-import type { LiveServerCredentials } from '../../grpc/credentials.js';
-import type { Caller, GrpcServer } from '../../grpc/server.js';
-import type { Clock } from '../../lib/clock.js';
-import type { Route } from '../../lib/http-server.js';
-import { logger } from '../../telemetry/log.js';
-import type { MetricsRegistry } from '../../telemetry/metrics.js';
-import { Authority } from './authority.js';
-import { caMetrics } from './ca-metrics.js';
-import { authenticatedBy, createCaService } from './certificate-service.js';
-import { JwtVerifier, type TrustedIssuer } from './jwt-verifier.js';
-import { caRoutes } from './routes.js';
-import { ServerCertificate } from './server-certificate.js';
+import { Authority } from '../../src/control/ca/authority.js';
+import { caMetrics } from '../../src/control/ca/ca-metrics.js';
+import { authenticatedBy, createCaService } from '../../src/control/ca/certificate-service.js';
+import { JwtVerifier, type TrustedIssuer } from '../../src/control/ca/jwt-verifier.js';
+import { caRoutes } from '../../src/control/ca/routes.js';
+import { ServerCertificate } from '../../src/control/ca/server-certificate.js';
+import type { LiveServerCredentials } from '../../src/grpc/credentials.js';
+import type { Caller, GrpcServer } from '../../src/grpc/server.js';
+import type { Clock } from '../../src/lib/clock.js';
+import type { Route } from '../../src/lib/http-server.js';
+import { logger } from '../../src/telemetry/log.js';
+import type { MetricsRegistry } from '../../src/telemetry/metrics.js';
 
 export interface CaOptions {
   readonly directory: string;
@@ -41,7 +41,7 @@ export interface Ca {
   close(): void;
 }
 
-/** The certificate authority of a mesh, ready to serve. Throws when its files or keys cannot be used. */
+/** The certificate authority of a mesh, wired as the control plane wires it. */
 export function createCa(options: CaOptions): Ca {
   const { directory, cacerts, trustDomain, rootNamespace, workloadTtlSeconds, clock, identitiesOfNode } = options;
   const log = logger('ca');
