@@ -15,28 +15,43 @@ export interface YamlDocument {
  * Text that is one JSON object takes a much faster way and means the same.
  */
 export function parseYamlDocuments(text: string): Result<readonly YamlDocument[], readonly string[]> {
-  const json = JSON_OBJECT.test(text) ? parseJson(text) : undefined;
-  if (json !== undefined) return ok([{ value: json, line: 1 }]);
-  const lines = new LineCounter();
   const documents: YamlDocument[] = [];
   const problems: string[] = [];
+  for (const document of readYamlDocuments(text)) {
+    if (document.ok) documents.push(document.value);
+    else problems.push(...document.error);
+  }
+  return problems.length > 0 ? err(problems) : ok(documents);
+}
+
+/** The same one document at a time, for those who have other things to do in between. */
+export function* readYamlDocuments(text: string): Generator<Result<YamlDocument, readonly string[]>> {
+  const json = JSON_OBJECT.test(text) ? parseJson(text) : undefined;
+  if (json !== undefined) {
+    yield ok({ value: json, line: 1 });
+    return;
+  }
+  const lines = new LineCounter();
   // One document at a time: its tree is many times the size of what it says.
   const tokens = new Parser(lines.addNewLine).parse(text);
   for (const document of new Composer({ merge: true, prettyErrors: false }).compose(tokens)) {
     const line = lines.linePos(document.contents?.range?.[0] ?? document.range[0]).line;
-    for (const problem of document.errors) {
-      const at = lines.linePos(problem.pos[0]);
-      problems.push(`line ${at.line}, column ${at.col}: ${oneLine(problem.message)}`);
+    if (document.errors.length > 0) {
+      yield err(
+        document.errors.map((problem) => {
+          const at = lines.linePos(problem.pos[0]);
+          return `line ${at.line}, column ${at.col}: ${oneLine(problem.message)}`;
+        }),
+      );
+      continue;
     }
-    if (document.errors.length > 0) continue;
     try {
       const value: unknown = document.toJS({ maxAliasCount: MAX_ALIASES });
-      if (value !== null && value !== undefined) documents.push({ value, line });
+      if (value !== null && value !== undefined) yield ok({ value, line });
     } catch (error) {
-      problems.push(`line ${line}: ${oneLine(error instanceof Error ? error.message : String(error))}`);
+      yield err([`line ${line}: ${oneLine(error instanceof Error ? error.message : String(error))}`]);
     }
   }
-  return problems.length > 0 ? err(problems) : ok(documents);
 }
 
 /** A text with at most one document; nothing at all is undefined. Error: one sentence for each mistake. */

@@ -1,8 +1,9 @@
 import { createHash } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
+import { setImmediate } from 'node:timers/promises';
 import type { Clock } from '../../../lib/clock.js';
 import type { ObjectChange } from '../inputs.js';
-import { type Manifest, parseManifest } from './manifest.js';
+import { type Manifest, parseManifestInSlices } from './manifest.js';
 import { type Duplicate, Shelf } from './shelf.js';
 import { type FoundFile, type FoundTree, lookAt, signatureOf } from './tree.js';
 import { Watches } from './watches.js';
@@ -64,7 +65,9 @@ export class DirectorySource {
   readonly #dirty = new Set<string>();
   readonly #troubles = new Map<string, string>();
   #scanning: Promise<void> | undefined;
-  #cancelTimers: (() => void)[] = [];
+  #cancelRescan: () => void = () => {};
+  /** Ends whatever waits for time to pass. */
+  readonly #waits = new Set<() => void>();
   #quiet: (() => void) | undefined;
   /** Files of which some version is in force. */
   #inForce = 0;
@@ -91,9 +94,7 @@ export class DirectorySource {
   async start(): Promise<void> {
     await this.scan();
     while (!this.#rootFound && !this.#closed) {
-      const waited = Promise.withResolvers<void>();
-      this.#cancelTimers = [this.clock.schedule(RETRY_MS, waited.resolve), waited.resolve];
-      await waited.promise;
+      await this.#wait(RETRY_MS);
       await this.scan();
     }
     this.#scheduleRescan();
@@ -130,7 +131,8 @@ export class DirectorySource {
     this.#closed = true;
     this.#watches.close();
     this.#quiet?.();
-    for (const cancel of this.#cancelTimers.splice(0)) cancel();
+    this.#cancelRescan();
+    for (const end of this.#waits) end();
     await this.#scanning;
   }
 
@@ -145,9 +147,10 @@ export class DirectorySource {
 
   #scheduleRescan(): void {
     if (this.#closed) return;
-    this.#cancelTimers = [
-      this.clock.schedule(this.#options.rescanMs, () => void this.scan().then(() => this.#scheduleRescan())),
-    ];
+    this.#cancelRescan = this.clock.schedule(
+      this.#options.rescanMs,
+      () => void this.scan().then(() => this.#scheduleRescan()),
+    );
   }
 
   /** One scan at a time; what comes up meanwhile is looked at right after. */
@@ -160,22 +163,53 @@ export class DirectorySource {
     await this.#scanning;
   }
 
+  /**
+   * Looks until what it found stands still: while others write, what they have written so far is not all of it. Patience
+   * ends after `maxSettleMs`; what still moves then keeps its last version until the next scan.
+   */
   async #scanDirty(): Promise<void> {
     this.#firstDirtyMs = undefined;
-    const found = new Map<string, FoundFile | undefined>();
-    // A directory that is watched from now on is looked at again, so that nothing falls between look and watch.
-    for (let round = 0; this.#dirty.size > 0 && round < MAX_ROUNDS; round++) {
+    const untilMs = this.clock.now() + this.#options.maxSettleMs;
+    const scan: Scan = { found: new Map(), outcomes: new Map() };
+    for (let round = 0; ; round++) {
+      await this.#lookAtDirty(scan);
+      const isMoving = await this.#read(scan);
+      // Events of what has just been written come in with the next turn.
+      await setImmediate();
+      if (this.#closed) return;
+      if (this.#dirty.size === 0) break;
+      if (round >= MAX_ROUNDS || this.clock.now() > untilMs) {
+        for (const path of this.#dirty) this.#notice(path);
+        break;
+      }
+      if (round > 0 && isMoving) await this.#wait(this.#options.settleMs);
+    }
+    this.#scans++;
+    for (const [path, file] of scan.found) {
+      const outcome = scan.outcomes.get(path);
+      if (file === undefined) this.#forget(path);
+      else if (outcome?.signature === file.signature) this.#accept(path, outcome);
+    }
+    const changes = this.#shelf.takeChanges();
+    if (changes.length > 0) this.events.apply(changes);
+  }
+
+  /** A directory that is watched from now on is looked at again, so that nothing falls between look and watch. */
+  async #lookAtDirty({ found }: Scan): Promise<void> {
+    for (let again = 0; this.#dirty.size > 0 && again < MAX_ROUNDS; again++) {
       const paths = [...this.#dirty];
       this.#dirty.clear();
       for (const path of paths) await this.#look(path, found);
     }
-    const changed = [...found].filter(([path, file]) => this.#files.get(path)?.signature !== file?.signature);
-    const contents = await this.#read(changed);
-    if (this.#closed) return;
-    this.#scans++;
-    for (const { path, outcome } of contents) this.#accept(path, outcome);
-    const changes = this.#shelf.takeChanges();
-    if (changes.length > 0) this.events.apply(changes);
+  }
+
+  async #wait(ms: number): Promise<void> {
+    const waited = Promise.withResolvers<void>();
+    const cancel = this.clock.schedule(ms, waited.resolve);
+    this.#waits.add(waited.resolve);
+    await waited.promise;
+    this.#waits.delete(waited.resolve);
+    cancel();
   }
 
   /** Notes every file at and below `path`, and as undefined those that are gone. */
@@ -214,20 +248,21 @@ export class DirectorySource {
     this.events.trouble(path, problem);
   }
 
-  /** Reads and parses what has changed. A file that changes under our eyes is left for the next scan. */
-  async #read(changed: readonly (readonly [string, FoundFile | undefined])[]): Promise<readonly Read[]> {
-    const reads: Read[] = [];
+  /** Reads and parses what is new since the last version and the last round. True if there was anything. */
+  async #read({ found, outcomes }: Scan): Promise<boolean> {
+    const changed = [...found].flatMap(([path, file]) =>
+      file === undefined || (outcomes.get(path) ?? this.#files.get(path))?.signature === file.signature ? [] : [file],
+    );
     for (let from = 0; from < changed.length; from += READ_BATCH) {
       const batch = changed.slice(from, from + READ_BATCH);
-      const bytes = await Promise.all(batch.map(([, file]) => (file === undefined ? undefined : this.#load(file))));
-      for (const [i, [path, file]] of batch.entries()) {
-        const loaded = bytes[i];
-        if (file === undefined) reads.push({ path, outcome: undefined });
-        else if (loaded === 'moving') this.#notice(path);
-        else if (loaded !== undefined) reads.push({ path, outcome: this.#parse(file, loaded) });
+      const contents = await Promise.all(batch.map((file) => this.#load(file)));
+      for (const [i, file] of batch.entries()) {
+        const loaded = contents[i];
+        if (loaded === 'moving') this.#dirty.add(file.path);
+        else if (loaded !== undefined) outcomes.set(file.path, await this.#parse(file, loaded));
       }
     }
-    return reads;
+    return changed.length > 0;
   }
 
   async #load(file: FoundFile): Promise<Uint8Array | 'moving' | Unreadable> {
@@ -243,25 +278,29 @@ export class DirectorySource {
   }
 
   /** Content that has been parsed before, wherever it stood, is not parsed again. */
-  #parse({ signature }: FoundFile, loaded: Uint8Array | Unreadable): Outcome {
+  async #parse({ signature }: FoundFile, loaded: Uint8Array | Unreadable): Promise<Outcome> {
     if ('problem' in loaded) return { signature, hash: '', manifest: undefined, problems: [loaded.problem] };
     const hash = createHash('sha256').update(loaded).digest('base64');
     const known = this.#byHash.get(hash);
     if (known !== undefined) return { signature, hash, manifest: known.good, problems: [] };
-    const parsed = parseManifest(loaded);
+    const parsed = await parseManifestInSlices(loaded);
     if (parsed.ok) return { signature, hash, manifest: parsed.value, problems: [] };
     return { signature, hash, manifest: undefined, problems: parsed.error };
   }
 
-  #accept(path: string, outcome: Outcome | undefined): void {
+  #forget(path: string): void {
     const former = this.#files.get(path);
+    if (former === undefined) return;
+    if (this.#byHash.get(former.hash) === former) this.#byHash.delete(former.hash);
+    if (former.good !== NOTHING) this.#inForce--;
+    this.#files.delete(path);
+    this.#shelf.put(path, []);
+  }
+
+  #accept(path: string, outcome: Outcome): void {
+    const former = this.#files.get(path);
+    if (former?.signature === outcome.signature) return;
     if (former !== undefined && this.#byHash.get(former.hash) === former) this.#byHash.delete(former.hash);
-    if (outcome === undefined) {
-      if (former !== undefined && former.good !== NOTHING) this.#inForce--;
-      this.#files.delete(path);
-      this.#shelf.put(path, []);
-      return;
-    }
     const problems = outcome.manifest === undefined ? outcome.problems : this.#overLimits(outcome.manifest, former);
     const good = problems.length === 0 && outcome.manifest !== undefined ? outcome.manifest : (former?.good ?? NOTHING);
     // What does not fit today may fit when something else has gone: look again at the next scan.
@@ -307,10 +346,10 @@ interface Unreadable {
   readonly problem: string;
 }
 
-/** No outcome: the file is gone. */
-interface Read {
-  readonly path: string;
-  readonly outcome: Outcome | undefined;
+/** What one scan has found so far; a file that is undefined is gone. */
+interface Scan {
+  readonly found: Map<string, FoundFile | undefined>;
+  readonly outcomes: Map<string, Outcome>;
 }
 
 function isAtOrBelow(path: string, directory: string): boolean {

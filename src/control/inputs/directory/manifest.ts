@@ -1,5 +1,6 @@
+import { setImmediate } from 'node:timers/promises';
 import { err, ok, type Result } from '../../../lib/result.js';
-import { parseYamlDocuments } from '../../../lib/yaml.js';
+import { readYamlDocuments } from '../../../lib/yaml.js';
 import {
   formatParseError,
   idOf,
@@ -20,16 +21,39 @@ export interface Manifest {
  * nobody acts on half of it. Error: everything that is wrong with it, a sentence each.
  */
 export function parseManifest(bytes: Uint8Array): Result<Manifest, readonly string[]> {
+  const steps = read(bytes);
+  for (;;) {
+    const step = steps.next();
+    if (step.done) return step.value;
+  }
+}
+
+/** The same in slices of some milliseconds: whoever else needs the thread gets it in between. */
+export async function parseManifestInSlices(bytes: Uint8Array): Promise<Result<Manifest, readonly string[]>> {
+  const steps = read(bytes);
+  for (let until = performance.now() + SLICE_MS; ; ) {
+    const step = steps.next();
+    if (step.done) return step.value;
+    if (performance.now() < until) continue;
+    await setImmediate();
+    until = performance.now() + SLICE_MS;
+  }
+}
+
+/** A step is one object. */
+function* read(bytes: Uint8Array): Generator<undefined, Result<Manifest, readonly string[]>> {
   const text = decode(bytes);
   if (text === undefined) return err(['is not UTF-8 text']);
-  const documents = parseYamlDocuments(text);
-  if (!documents.ok) return err(documents.error);
   const objects: KubernetesObject[] = [];
   const notes: string[] = [];
   const problems: string[] = [];
   const seen = new Set<string>();
-  for (const { value, line } of documents.value) {
+  for (const document of readYamlDocuments(text)) {
+    if (!document.ok) problems.push(...document.error);
+    if (!document.ok) continue;
+    const { value, line } = document.value;
     for (const item of itemsOf(value)) {
+      yield;
       const parsed = parseObject(item);
       if (!parsed.ok) {
         problems.push(`line ${line}: ${formatParseError(parsed.error)}`);
@@ -53,3 +77,5 @@ function decode(bytes: Uint8Array): string | undefined {
     return undefined;
   }
 }
+
+const SLICE_MS = 10;

@@ -7,7 +7,7 @@ import {
   DirectorySource,
 } from '../../../../../src/control/inputs/directory/directory-source.js';
 import type { ObjectChange } from '../../../../../src/control/inputs/inputs.js';
-import type { Clock } from '../../../../../src/lib/clock.js';
+import { type Clock, systemClock } from '../../../../../src/lib/clock.js';
 import { ManualClock } from '../../../../../src/lib/manual-clock.js';
 import { idOf } from '../../../../../src/model/kubernetes/object.js';
 
@@ -251,6 +251,24 @@ t.test('limits are kept and reported, and what is left out comes in when there i
   write('b.yaml', `${pod('b')}# ${'long '.repeat(50)}`);
   await source.scan();
   t.match(source.status().badFiles, [{ problems: [/has \d+ bytes, more than 200/], kept: 2 }, {}]);
+});
+
+t.test('what others write while it looks belongs to the same transaction', { timeout: 30_000 }, async (t) => {
+  const { source, write, transactions } = rig(t, { maxSettleMs: 30_000 }, systemClock);
+  write('first.yaml', pod('first'));
+  await source.start();
+  transactions();
+  // Long enough to parse that the other file appears in the middle.
+  write('large.yaml', Array.from({ length: 1000 }, (_, i) => pod(`pod-${i}`)).join(''));
+  const scan = source.scan();
+  let turns = 0;
+  while (turns++ < 5) await new Promise((resolve) => setImmediate(resolve));
+  write('first.yaml', pod('second'));
+  await scan;
+  const [only, ...others] = transactions();
+  t.same(others, []);
+  t.ok(only?.includes('+Pod default/pod-999') && only.includes('+Pod default/second'));
+  t.ok(only?.includes('-Pod default/first'));
 });
 
 t.test('text that is not UTF-8 is no good', async (t) => {
