@@ -27,6 +27,7 @@ import { certificateStep, dataplaneStep, dnsStep, redirectSteps, storeStep } fro
 import type { Redirector } from './redirect/redirector.js';
 import { Decider } from './route/decider.js';
 import type { Self } from './route/observed.js';
+import { ReadFilter } from './route/read-filter.js';
 import { type Change, Store } from './store/store.js';
 import { xdsMetrics } from './xds-metrics.js';
 
@@ -49,7 +50,8 @@ export interface AgentParts {
  */
 export class Agent {
   readonly #log = logger('agent');
-  readonly #store = new Store();
+  readonly #filter = new ReadFilter();
+  readonly #store = new Store((read) => this.#filter.has(read));
   readonly #registry: MetricsRegistry = createRegistry({ processMetrics: true });
   readonly #readiness = new Readiness();
   readonly #accessLog: AccessLog;
@@ -101,6 +103,7 @@ export class Agent {
     this.#decider = new Decider({
       dataplane,
       store: this.#store,
+      filter: this.#filter,
       self: selfOf(config),
       log: logger('route'),
       decisions: this.#registry.counter('meltemi_decisions_total', 'Decisions made for the engine, by reason.', [

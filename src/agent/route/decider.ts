@@ -6,11 +6,13 @@ import { TABLE } from '../store/tables.js';
 import { decide, internalError } from './decide.js';
 import { Groups } from './groups.js';
 import type { Self, World } from './observed.js';
-import { ReadFilter } from './read-filter.js';
+import type { ReadFilter } from './read-filter.js';
 
 export interface DeciderParts {
   readonly dataplane: Dataplane;
   readonly store: Store;
+  /** Knows what was read; the store asks it. */
+  readonly filter: ReadFilter;
   readonly self: Self;
   readonly log: Logger;
   /** Decisions by reason. */
@@ -26,7 +28,6 @@ export interface DeciderParts {
  */
 export class Decider {
   readonly groups: Groups;
-  readonly #filter = new ReadFilter();
   readonly #world: World;
 
   constructor(readonly parts: DeciderParts) {
@@ -61,7 +62,7 @@ export class Decider {
 
   #decide(offer: Offer): Verdict {
     const verdict = this.#verdict(offer);
-    this.#filter.answered(verdict.reads);
+    this.parts.filter.answered(verdict.reads);
     this.parts.decisions.inc({ direction: offer.direction, because: verdict.because });
     return verdict;
   }
@@ -79,7 +80,7 @@ export class Decider {
     const { dataplane, store } = this.parts;
     const edits = this.groups.take();
     if (edits.puts.length > 0) dataplane.putGroups(edits.puts);
-    const affected = this.#filter.affected([...reads, ...edits.reads]);
+    const affected = this.parts.filter.affected([...reads, ...edits.reads]);
     if (affected.length > 0) dataplane.invalidate(store.version, affected);
     if (edits.removals.length > 0) dataplane.removeGroups(edits.removals);
   }

@@ -28,6 +28,12 @@ export class ReadFilter {
     this.#everything = true;
   }
 
+  /** Whether a verdict may have been made from this look-up. */
+  has(read: Read): boolean {
+    if (this.#everything) return true;
+    return read.prefix ? this.#prefixTables.has(read.table) : this.#exact.has(keyOf(read));
+  }
+
   /** The changes that can matter; flows that read them are gone after it. */
   affected(reads: readonly Read[]): Read[] {
     if (this.#everything) return [...reads];

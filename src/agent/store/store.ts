@@ -4,7 +4,7 @@ import { AddressSchema, type Service, type Workload, WorkloadSchema } from '../.
 import { formatPrefix, type Prefix } from '../../lib/ip.js';
 import type { Read } from '../dataplane/dataplane.js';
 import { EncodedTable } from './encoded-table.js';
-import { addressesOf, serviceKey, vipsOf } from './facts.js';
+import { addressesOf, vipsOf } from './facts.js';
 import { MultiIndex } from './multi-index.js';
 import { parseAddress, parsePolicy } from './parse.js';
 import { PrefixTable } from './prefix-table.js';
@@ -52,6 +52,9 @@ export class Store implements Snapshot, EndpointSource {
   readonly #policiesIn = new MultiIndex();
   readonly #pods = new Map<string, LocalPod>();
 
+  /** `isRead`: whether anyone can have made this look-up; a change that nobody can have read is not named. */
+  constructor(readonly isRead: (read: Read) => boolean = () => true) {}
+
   get version(): number {
     return this.#version;
   }
@@ -72,13 +75,13 @@ export class Store implements Snapshot, EndpointSource {
 
   /** `istio.workload.Address` resources: workloads and services. */
   applyAddresses(update: ResourceUpdate): Change {
-    const change = new ChangeRecord();
+    const change = new ChangeRecord(this.isRead);
     this.#receive('addresses', change);
     for (const { name, bytes } of update.changed) {
       const parsed = parseAddress(name, bytes);
       if (!parsed.ok) change.refused.push({ name, reason: parsed.error });
-      else if (isWorkload(parsed.value)) this.#putWorkload(parsed.value, bytes, change);
-      else this.#putService(parsed.value, bytes, change);
+      else if (isWorkload(parsed.value)) this.#putWorkload(name, parsed.value, bytes, change);
+      else this.#putService(name, parsed.value, bytes, change);
     }
     for (const name of update.removed) {
       this.#removeWorkload(name, change);
@@ -89,7 +92,7 @@ export class Store implements Snapshot, EndpointSource {
 
   /** `istio.security.Authorization` resources. */
   applyPolicies(update: ResourceUpdate): Change {
-    const change = new ChangeRecord();
+    const change = new ChangeRecord(this.isRead);
     this.#receive('policies', change);
     for (const { name, bytes } of update.changed) {
       const parsed = parsePolicy(name, bytes);
@@ -102,7 +105,7 @@ export class Store implements Snapshot, EndpointSource {
 
   /** A pod of this node as enrolment knows it. */
   applyPod(pod: LocalPod): Change {
-    const change = new ChangeRecord();
+    const change = new ChangeRecord(this.isRead);
     const former = this.#pods.get(pod.uid);
     if (former === undefined || JSON.stringify(former) !== JSON.stringify(pod)) {
       this.#pods.set(pod.uid, pod);
@@ -112,7 +115,7 @@ export class Store implements Snapshot, EndpointSource {
   }
 
   removePod(uid: string): Change {
-    const change = new ChangeRecord();
+    const change = new ChangeRecord(this.isRead);
     if (this.#pods.delete(uid)) change.read(TABLE.pod(uid));
     return this.#finish(change);
   }
@@ -188,8 +191,8 @@ export class Store implements Snapshot, EndpointSource {
     return [...this.#pods.values()];
   }
 
-  #putWorkload(after: Workload, bytes: Uint8Array, change: ChangeRecord): void {
-    const { uid } = after;
+  /** `uid` is the name on the wire: one string for all tables. */
+  #putWorkload(uid: string, after: Workload, bytes: Uint8Array, change: ChangeRecord): void {
     const encoded = this.#workloads.encoded(uid);
     if (encoded !== undefined && sameBytes(encoded, bytes)) return;
     const before = encoded === undefined ? undefined : decodeWorkload(encoded);
@@ -206,12 +209,14 @@ export class Store implements Snapshot, EndpointSource {
   }
 
   #indexWorkload(uid: string, before: Workload | undefined, after: Workload | undefined, change: ChangeRecord): void {
+    change.happened = true;
     change.workloads.add(uid);
     for (const image of [before, after]) {
       for (const key of Object.keys(image?.services ?? {})) change.memberships.add(key);
     }
-    if (steadyImage(before) !== steadyImage(after)) change.read(TABLE.workload(uid));
-    if (policyImage(before) !== policyImage(after)) change.read(TABLE.policiesOf(uid));
+    const isNew = before === undefined || after === undefined;
+    if (isNew || steadyImage(before) !== steadyImage(after)) change.read(TABLE.workload(uid));
+    if (isNew || policyImage(before) !== policyImage(after)) change.read(TABLE.policiesOf(uid));
     difference(addressKeys(before), addressKeys(after), (key, added) => {
       if (added) this.#byAddress.add(key, uid);
       else this.#byAddress.delete(key, uid);
@@ -224,8 +229,7 @@ export class Store implements Snapshot, EndpointSource {
     });
   }
 
-  #putService(after: Service, bytes: Uint8Array, change: ChangeRecord): void {
-    const key = serviceKey(after);
+  #putService(key: string, after: Service, bytes: Uint8Array, change: ChangeRecord): void {
     const encoded = this.#services.encoded(key);
     if (encoded !== undefined && sameBytes(encoded, bytes)) return;
     const before = encoded === undefined ? undefined : decodeService(encoded);
@@ -282,7 +286,7 @@ export class Store implements Snapshot, EndpointSource {
   }
 
   #finish(change: ChangeRecord): Change {
-    if (change.reads.length + change.workloads.size + change.services.size > 0) this.#version++;
+    if (change.happened) this.#version++;
     return {
       version: this.#version,
       reads: change.reads,
@@ -295,14 +299,18 @@ export class Store implements Snapshot, EndpointSource {
 }
 
 class ChangeRecord {
+  happened = false;
   readonly reads: Read[] = [];
   readonly workloads = new Set<string>();
   readonly services = new Set<string>();
   readonly memberships = new Set<string>();
   readonly refused: { name: string; reason: string }[] = [];
 
+  constructor(readonly isRead: (read: Read) => boolean) {}
+
   read(read: Read): void {
-    this.reads.push(read);
+    this.happened = true;
+    if (this.isRead(read)) this.reads.push(read);
   }
 }
 
@@ -323,16 +331,15 @@ function isWorkload(message: Workload | Service): message is Workload {
 }
 
 /** What `Snapshot.workload` may show, for comparison. */
-function steadyImage(workload: Workload | undefined): string {
-  if (workload === undefined) return '';
+function steadyImage(workload: Workload): string {
   const { status: _status, capacity: _capacity, authorizationPolicies: _policies, ...steady } = workload;
   const services = Object.fromEntries(Object.entries(steady.services).sort(([a], [b]) => (a < b ? -1 : 1)));
   const bytes = toBinary(WorkloadSchema, { ...steady, services, authorizationPolicies: [], status: 0 });
   return Buffer.from(bytes).toString('latin1');
 }
 
-function policyImage(workload: Workload | undefined): string {
-  return workload === undefined ? '' : `known ${workload.authorizationPolicies.join(' ')}`;
+function policyImage(workload: Workload): string {
+  return workload.authorizationPolicies.join(' ');
 }
 
 function addressKeys(workload: Workload | undefined): string[] {

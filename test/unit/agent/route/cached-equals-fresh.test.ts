@@ -72,12 +72,12 @@ t.test('whatever changes, what the cache answers equals a fresh decision', async
   });
   fc.assert(
     fc.property(story, (steps) => {
-      const store = new Store();
+      const filter = new ReadFilter();
+      const store = new Store((read) => filter.has(read));
       // A limit so low that groups are given up all the time.
       const groups = new Groups(store, SELF, 4);
       const world: World = { snapshot: store, usable: (spec) => groups.usable(spec) };
       const cache = new Cache();
-      const filter = new ReadFilter();
       const asked: Offer[] = [];
       const ask = (each: Offer): void => {
         const fresh = decide(each, worldOf(store), SELF);
