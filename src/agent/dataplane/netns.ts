@@ -5,9 +5,12 @@ import type { BorderResult } from './dataplane.js';
  * routing (netlink). Each call enters the namespace on a thread of the addon's own; nothing here blocks for long.
  */
 export interface NetnsTools {
-  /** A bound, non-blocking UDP socket for `dgram` `bind({ fd })`. `mark` 0 sets none. Port 0 picks one. */
+  /**
+   * A bound, non-blocking UDP socket for `dgram` `bind({ fd })`. `mark` 0 sets none. Port 0 picks one. The port may be
+   * shared with another socket of this user (SO_REUSEPORT), so that a successor can take over.
+   */
   openUdp(netns: string, ip: string, port: number, mark: number): FdResult;
-  /** A listening, non-blocking TCP socket for `net` `listen({ fd })`. */
+  /** A listening, non-blocking TCP socket for `net` `listen({ fd })`. The port may be shared likewise. */
   openTcpListener(netns: string, ip: string, port: number): FdResult;
   /** A non-blocking TCP socket whose connect is under way, for `new net.Socket({ fd })`. */
   openTcpConnection(netns: string, ip: string, port: number, mark: number): FdResult;
