@@ -1,11 +1,10 @@
-import { createHash } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
 import { setImmediate } from 'node:timers/promises';
 import type { Clock } from '../../../lib/clock.js';
 import type { ObjectChange } from '../inputs.js';
-import { type Manifest, parseManifestInSlices } from './manifest.js';
-import { type Duplicate, Shelf } from './shelf.js';
-import { type FoundFile, type FoundTree, lookAt, signatureOf } from './tree.js';
+import { type BadFile, type FileVersion, Ledger } from './ledger.js';
+import { readVersion } from './read-version.js';
+import type { Duplicate } from './shelf.js';
+import { type FoundFile, type FoundTree, isAtOrBelow, lookAt } from './tree.js';
 import { Watches } from './watches.js';
 
 /** How patient and how large; all have defaults. */
@@ -31,13 +30,6 @@ export interface DirectoryEvents {
   trouble(path: string, problem: string): void;
 }
 
-export interface BadFile {
-  readonly path: string;
-  readonly problems: readonly string[];
-  /** Number of objects of its last good version that stay in force. */
-  readonly kept: number;
-}
-
 export interface DirectoryStatus {
   readonly directory: string;
   readonly files: number;
@@ -57,10 +49,7 @@ export interface DirectoryStatus {
  */
 export class DirectorySource {
   readonly #options: DirectoryOptions;
-  readonly #files = new Map<string, FileState>();
-  /** Good files by content. */
-  readonly #byHash = new Map<string, FileState>();
-  readonly #shelf = new Shelf();
+  readonly #ledger: Ledger;
   readonly #watches: Watches;
   readonly #dirty = new Set<string>();
   readonly #troubles = new Map<string, string>();
@@ -69,8 +58,6 @@ export class DirectorySource {
   /** Ends whatever waits for time to pass. */
   readonly #waits = new Set<() => void>();
   #quiet: (() => void) | undefined;
-  /** Files of which some version is in force. */
-  #inForce = 0;
   #firstDirtyMs: number | undefined;
   #rootFound = false;
   #scans = 0;
@@ -83,6 +70,7 @@ export class DirectorySource {
     options: Partial<DirectoryOptions> = {},
   ) {
     this.#options = { ...DEFAULTS, ...options };
+    this.#ledger = new Ledger(this.#options, (file) => events.rejected(file));
     this.#watches = new Watches(
       (path) => this.#notice(path),
       (path, why) =>
@@ -107,24 +95,22 @@ export class DirectorySource {
   }
 
   status(): DirectoryStatus {
-    const files = [...this.#files].sort(([a], [b]) => (a < b ? -1 : 1));
+    const { files, objects } = this.#ledger.counts();
     return {
       directory: this.directory,
-      files: files.length,
-      objects: this.#shelf.size,
+      files,
+      objects,
       scans: this.#scans,
-      badFiles: files.filter(([, file]) => file.problems.length > 0).map(([path, file]) => badFile(path, file)),
-      duplicates: this.#shelf.duplicates(),
-      notes: files.flatMap(([path, file]) => file.good.notes.map((note) => `${path}: ${note}`)),
+      badFiles: this.#ledger.badFiles(),
+      duplicates: this.#ledger.duplicates(),
+      notes: this.#ledger.notes(),
       troubles: [...this.#troubles].map(([path, problem]) => ({ path, problem })),
     };
   }
 
   /** The numbers of `status`, cheaper. */
-  counts(): { readonly files: number; readonly objects: number; readonly badFiles: number } {
-    let badFiles = 0;
-    for (const { problems } of this.#files.values()) if (problems.length > 0) badFiles++;
-    return { files: this.#files.size, objects: this.#shelf.size, badFiles };
+  counts(): ReturnType<Ledger['counts']> {
+    return this.#ledger.counts();
   }
 
   async close(): Promise<void> {
@@ -170,7 +156,7 @@ export class DirectorySource {
   async #scanDirty(): Promise<void> {
     this.#firstDirtyMs = undefined;
     const untilMs = this.clock.now() + this.#options.maxSettleMs;
-    const scan: Scan = { found: new Map(), outcomes: new Map() };
+    const scan: Scan = { found: new Map(), versions: new Map() };
     for (let round = 0; ; round++) {
       await this.#lookAtDirty(scan);
       const isMoving = await this.#read(scan);
@@ -186,11 +172,11 @@ export class DirectorySource {
     }
     this.#scans++;
     for (const [path, file] of scan.found) {
-      const outcome = scan.outcomes.get(path);
-      if (file === undefined) this.#forget(path);
-      else if (outcome?.signature === file.signature) this.#accept(path, outcome);
+      const version = scan.versions.get(path);
+      if (file === undefined) this.#ledger.forget(path);
+      else if (version?.signature === file.signature) this.#ledger.accept(path, version);
     }
-    const changes = this.#shelf.takeChanges();
+    const changes = this.#ledger.takeChanges();
     if (changes.length > 0) this.events.apply(changes);
   }
 
@@ -224,10 +210,11 @@ export class DirectorySource {
     this.#noteTroubles(path, tree);
     // What was known at or below the path and is not found any more is gone, unless it only cannot be looked at.
     const unreadable = tree?.problems.map((each) => each.path) ?? [];
-    for (const paths of [this.#files.keys(), [...found.keys()]]) {
-      for (const known of paths) {
-        if (isAtOrBelow(known, path) && !unreadable.some((bad) => isAtOrBelow(known, bad))) found.set(known, undefined);
-      }
+    for (const paths of [
+      this.#ledger.pathsAtOrBelow(path),
+      [...found.keys()].filter((each) => isAtOrBelow(each, path)),
+    ]) {
+      for (const known of paths) if (!unreadable.some((bad) => isAtOrBelow(known, bad))) found.set(known, undefined);
     }
     for (const file of tree?.files ?? []) found.set(file.path, file);
     const directories = tree?.directories ?? [];
@@ -249,118 +236,32 @@ export class DirectorySource {
   }
 
   /** Reads and parses what is new since the last version and the last round. True if there was anything. */
-  async #read({ found, outcomes }: Scan): Promise<boolean> {
+  async #read({ found, versions }: Scan): Promise<boolean> {
     const changed = [...found].flatMap(([path, file]) =>
-      file === undefined || (outcomes.get(path) ?? this.#files.get(path))?.signature === file.signature ? [] : [file],
+      file === undefined || (versions.get(path)?.signature ?? this.#ledger.signatureOf(path)) === file.signature
+        ? []
+        : [file],
     );
+    const known = (hash: string) => this.#ledger.manifestOf(hash);
     for (let from = 0; from < changed.length; from += READ_BATCH) {
       const batch = changed.slice(from, from + READ_BATCH);
-      const contents = await Promise.all(batch.map((file) => this.#load(file)));
+      const read = await Promise.all(batch.map((file) => readVersion(file, this.#options.maxFileBytes, known)));
       for (const [i, file] of batch.entries()) {
-        const loaded = contents[i];
-        if (loaded === 'moving') this.#dirty.add(file.path);
-        else if (loaded !== undefined) outcomes.set(file.path, await this.#parse(file, loaded));
+        const version = read[i];
+        if (version === 'moving') this.#dirty.add(file.path);
+        else if (version !== undefined) versions.set(file.path, version);
       }
     }
     return changed.length > 0;
   }
-
-  async #load(file: FoundFile): Promise<Uint8Array | 'moving' | Unreadable> {
-    const { maxFileBytes } = this.#options;
-    if (file.bytes > maxFileBytes) return { problem: `has ${file.bytes} bytes, more than ${maxFileBytes}` };
-    try {
-      const bytes = await readFile(file.path);
-      return (await signatureOf(file.path)) === file.signature ? bytes : 'moving';
-    } catch (error) {
-      const code = (error as NodeJS.ErrnoException).code;
-      return code === 'ENOENT' ? 'moving' : { problem: `cannot be read (${code ?? String(error)})` };
-    }
-  }
-
-  /** Content that has been parsed before, wherever it stood, is not parsed again. */
-  async #parse({ signature }: FoundFile, loaded: Uint8Array | Unreadable): Promise<Outcome> {
-    if ('problem' in loaded) return { signature, hash: '', manifest: undefined, problems: [loaded.problem] };
-    const hash = createHash('sha256').update(loaded).digest('base64');
-    const known = this.#byHash.get(hash);
-    if (known !== undefined) return { signature, hash, manifest: known.good, problems: [] };
-    const parsed = await parseManifestInSlices(loaded);
-    if (parsed.ok) return { signature, hash, manifest: parsed.value, problems: [] };
-    return { signature, hash, manifest: undefined, problems: parsed.error };
-  }
-
-  #forget(path: string): void {
-    const former = this.#files.get(path);
-    if (former === undefined) return;
-    if (this.#byHash.get(former.hash) === former) this.#byHash.delete(former.hash);
-    if (former.good !== NOTHING) this.#inForce--;
-    this.#files.delete(path);
-    this.#shelf.put(path, []);
-  }
-
-  #accept(path: string, outcome: Outcome): void {
-    const former = this.#files.get(path);
-    if (former?.signature === outcome.signature) return;
-    if (former !== undefined && this.#byHash.get(former.hash) === former) this.#byHash.delete(former.hash);
-    const problems = outcome.manifest === undefined ? outcome.problems : this.#overLimits(outcome.manifest, former);
-    const good = problems.length === 0 && outcome.manifest !== undefined ? outcome.manifest : (former?.good ?? NOTHING);
-    // What does not fit today may fit when something else has gone: look again at the next scan.
-    const signature = problems.length > 0 && outcome.manifest !== undefined ? '' : outcome.signature;
-    const file: FileState = { signature, hash: outcome.hash, good, problems };
-    this.#files.set(path, file);
-    if (good !== NOTHING && (former === undefined || former.good === NOTHING)) this.#inForce++;
-    if (problems.length === 0) this.#byHash.set(file.hash, file);
-    if (problems.length === 0) this.#shelf.put(path, good.objects);
-    else if (former?.hash !== file.hash || former.problems.length === 0) this.events.rejected(badFile(path, file));
-  }
-
-  #overLimits(manifest: Manifest, former: FileState | undefined): readonly string[] {
-    const { maxFiles, maxObjects } = this.#options;
-    if ((former === undefined || former.good === NOTHING) && this.#inForce >= maxFiles) {
-      return [`is one file too many: ${this.directory} may hold ${maxFiles}`];
-    }
-    const more = manifest.objects.length - (former?.good.objects.length ?? 0);
-    if (more > 0 && this.#shelf.size + more > maxObjects) {
-      return [`has ${more} objects more than before, too many: ${this.directory} may hold ${maxObjects}`];
-    }
-    return [];
-  }
-}
-
-interface FileState {
-  readonly signature: string;
-  readonly hash: string;
-  /** The last version that was good. */
-  readonly good: Manifest;
-  /** Of the current version; empty when that is the good one. */
-  readonly problems: readonly string[];
-}
-
-interface Outcome {
-  readonly signature: string;
-  readonly hash: string;
-  readonly manifest: Manifest | undefined;
-  readonly problems: readonly string[];
-}
-
-interface Unreadable {
-  readonly problem: string;
 }
 
 /** What one scan has found so far; a file that is undefined is gone. */
 interface Scan {
   readonly found: Map<string, FoundFile | undefined>;
-  readonly outcomes: Map<string, Outcome>;
+  readonly versions: Map<string, FileVersion>;
 }
 
-function isAtOrBelow(path: string, directory: string): boolean {
-  return path.startsWith(directory) && (path.length === directory.length || path[directory.length] === '/');
-}
-
-function badFile(path: string, file: FileState): BadFile {
-  return { path, problems: file.problems, kept: file.good.objects.length };
-}
-
-const NOTHING: Manifest = { objects: [], notes: [] };
 const DEFAULTS: DirectoryOptions = {
   settleMs: 10,
   maxSettleMs: 50,

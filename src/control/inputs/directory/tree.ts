@@ -38,6 +38,10 @@ export function isManifest(path: string): boolean {
   return /\.(?:yaml|yml|json)$/.test(path);
 }
 
+export function isAtOrBelow(path: string, directory: string): boolean {
+  return path.startsWith(directory) && (path.length === directory.length || path[directory.length] === '/');
+}
+
 /** The signature of a file now; undefined when it is gone. */
 export async function signatureOf(path: string): Promise<string | undefined> {
   return stat(path, { bigint: true }).then(sign, () => undefined);

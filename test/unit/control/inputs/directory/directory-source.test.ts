@@ -2,10 +2,10 @@ import { chmodSync, mkdirSync, renameSync, rmSync, symlinkSync, utimesSync, writ
 import { dirname, join } from 'node:path';
 import t, { type Test } from 'tap';
 import {
-  type BadFile,
   type DirectoryOptions,
   DirectorySource,
 } from '../../../../../src/control/inputs/directory/directory-source.js';
+import type { BadFile } from '../../../../../src/control/inputs/directory/ledger.js';
 import type { ObjectChange } from '../../../../../src/control/inputs/inputs.js';
 import { type Clock, systemClock } from '../../../../../src/lib/clock.js';
 import { ManualClock } from '../../../../../src/lib/manual-clock.js';
