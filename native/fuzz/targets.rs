@@ -114,11 +114,8 @@ pub fn post_handshake(data: &[u8]) {
 /// An authority has a port or none; never a port that it does not end with.
 pub fn authority(data: &[u8]) {
     check_port(&Request { authority: data.to_vec(), ..Request::default() });
-    if let Ok(text) = std::str::from_utf8(data) {
-        if let Some(domain) = trust_domain(text) {
-            assert!(text.strip_prefix("spiffe://").is_some_and(|rest| rest.starts_with(domain)));
-        }
-    }
+    let domain = std::str::from_utf8(data).ok().and_then(trust_domain);
+    assert!(domain.is_none_or(|domain| data["spiffe://".len()..].starts_with(domain.as_bytes())));
 }
 
 /// A chain of one certificate that is none, mostly.
