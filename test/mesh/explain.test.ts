@@ -117,7 +117,7 @@ async function both({ person, target }: Cell, lab: string, probers: ReadonlyMap<
   if (prober === undefined) throw new Error('no prober');
   const colon = target.lastIndexOf(':');
   const host = target.slice(0, colon).replace(/^\[(.*)\]$/, '$1');
-  const got = await prober.probe({ host, port: Number(target.slice(colon + 1)), timeout: 3 });
+  const got = await prober.probeFromNewPort({ host, port: Number(target.slice(colon + 1)), timeout: 3 });
   const said = await explain(keyOf(person), target, labAgents(lab));
   return { cell: { person, target }, got, said };
 }

@@ -64,6 +64,15 @@ export class Prober extends Worker {
     return this.call('probe', target);
   }
 
+  /**
+   * Like `probe`, from a local port that no connection of this prober had before. Else the kernel may give one port to
+   * connections to several places, now or a minute ago, and redirection, for which they all go to one place, makes
+   * another port of it: then no record could be told by the port that the client knows.
+   */
+  probeFromNewPort(target: Target): Promise<Greeting> {
+    return this.call('probe', { ...target, sourcePort: FIRST_OWN_PORT + this.#ownPorts++ });
+  }
+
   churn(target: Target & { count: number; workers?: number }): Promise<Tally> {
     return this.call('churn', target);
   }
@@ -108,6 +117,7 @@ export class Prober extends Worker {
   }
 
   #conversations = 0;
+  #ownPorts = 0;
   #loops = 0;
 
   async #loop<T extends Answer>(op: string, args: object): Promise<Loop<T>> {
@@ -186,6 +196,9 @@ export interface Pushed {
   /** A send took longer than the timeout: the other side holds us back. */
   readonly blocked: boolean;
 }
+
+/** Below what the kernel hands out, above what the mesh listens on. */
+const FIRST_OWN_PORT = 20_000;
 
 /** Path of a Python program for pods. It stays in the source tree; compiled tests run from dist. */
 export function pythonFile(name: string): string {

@@ -403,8 +403,9 @@ def connect(command):
     family, _, _, _, target = found[0]
     sock = socket.socket(family, socket.SOCK_STREAM)
     sock.settimeout(command.get("timeout", 10))
-    if "from" in command:
-        sock.bind((command["from"], 0))
+    if "sourcePort" in command:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(("", command["sourcePort"]))
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     try:
         sock.connect(target)
