@@ -98,7 +98,11 @@ export class Agent {
       trustDomain: config.trustDomain,
       rootsPath: config.ca.rootCert,
       revocationsPath: config.crlPath,
-      trusted: this.#tasks.roots,
+      // Another bundle means that the CA's root is being replaced: what we show must come from the new one in time.
+      trusted: () => {
+        this.#tasks.roots();
+        this.#certificates.renewAll();
+      },
     });
     this.#decider = new Decider({
       dataplane,
