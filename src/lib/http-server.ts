@@ -1,5 +1,5 @@
 import { rmSync } from 'node:fs';
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 
 /** A page or an action. Thrown errors become status 500. */
 export type Route = (url: URL, request: IncomingMessage) => Promise<Answer> | Answer;
@@ -70,3 +70,5 @@ function notFound(routes: ReadonlyMap<string, Route>, url: URL): Answer {
 /** `sun_path` with its closing zero. */
 const MAX_SOCKET_PATH_BYTES = 107;
 const REQUEST_TIMEOUT_MS = 10_000;
+/** Not imported: an import evaluates all its exports, and one of them (WebSocket) loads 12 MB that nobody uses. */
+const { createServer } = process.getBuiltinModule('node:http');

@@ -71,7 +71,7 @@ function toRule(rule: PolicyRule, policy: AuthorizationPolicy, path: string, war
     ...(rule.from.length > 0
       ? [rule.from.flatMap((source, i) => sourceMatch(source, policy, `${path}.from[${i}]`, warnings))]
       : []),
-    ...rule.when.map((condition) => [conditionMatch(condition)]),
+    ...rule.when.map((condition) => [conditionMatch(condition, policy.metadata.namespace)]),
   ].map((matches) => matches.filter(saysSomething));
   if (parts.some((matches) => matches.length === 0)) {
     warnings.push(
@@ -140,7 +140,8 @@ function operationMatch({ ports, notPorts }: PolicyOperation): Match {
   return { destinationPorts: [...ports], notDestinationPorts: [...notPorts] };
 }
 
-function conditionMatch(condition: PolicyCondition): Match {
+function conditionMatch(condition: PolicyCondition, namespace: string): Match {
+  const account = (text: string) => serviceAccount(text, namespace);
   switch (condition.key) {
     case 'source.ip':
       return { sourceIps: condition.blocks.map(block), notSourceIps: condition.notBlocks.map(block) };
@@ -152,6 +153,8 @@ function conditionMatch(condition: PolicyCondition): Match {
       return { namespaces: condition.values.map(stringMatch), notNamespaces: condition.notValues.map(stringMatch) };
     case 'source.principal':
       return { principals: condition.values.map(stringMatch), notPrincipals: condition.notValues.map(stringMatch) };
+    case 'source.serviceAccount':
+      return { serviceAccounts: condition.values.map(account), notServiceAccounts: condition.notValues.map(account) };
     case 'layer7':
       return {};
   }

@@ -50,7 +50,7 @@ export type PolicyCondition =
     }
   | { readonly key: 'destination.port'; readonly ports: readonly number[]; readonly notPorts: readonly number[] }
   | {
-      readonly key: 'source.namespace' | 'source.principal';
+      readonly key: 'source.namespace' | 'source.principal' | 'source.serviceAccount';
       readonly values: readonly string[];
       readonly notValues: readonly string[];
     }
@@ -134,6 +134,7 @@ function readCondition(condition: Fields): PolicyCondition {
       return { key, ports: readPorts(condition, 'values'), notPorts: readPorts(condition, 'notValues') };
     case 'source.namespace':
     case 'source.principal':
+    case 'source.serviceAccount':
       return { key, values: condition.strings('values'), notValues: condition.strings('notValues') };
     default:
       return { key: 'layer7', attribute: key };
