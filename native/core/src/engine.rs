@@ -211,7 +211,7 @@ impl Engine {
         self.shared.send_all(|| Command::Certificate(identity.to_owned()));
     }
 
-    /// Replaces all trust anchors, or none of them.
+    /// Replaces all trust anchors, or none of them. Tunnels of peers that are no longer trusted take no new streams.
     pub fn set_trust(&self, anchors: &[TrustAnchor]) -> Result<(), String> {
         for anchor in anchors {
             if trust_domain(&format!("spiffe://{}/x", anchor.trust_domain)).is_none() {
@@ -221,6 +221,8 @@ impl Engine {
         let pairs: Vec<_> = anchors.iter().map(|anchor| (anchor.trust_domain.clone(), anchor.roots.clone())).collect();
         let mut trust = self.shared.trust.write().unwrap_or_else(|poisoned| poisoned.into_inner());
         *trust = Arc::new(trust.with_anchors(&pairs)?);
+        drop(trust);
+        self.shared.send_all(|| Command::Trust);
         Ok(())
     }
 
@@ -229,7 +231,7 @@ impl Engine {
         let mut trust = self.shared.trust.write().unwrap_or_else(|poisoned| poisoned.into_inner());
         *trust = Arc::new(trust.with_revocations(crls)?);
         drop(trust);
-        self.shared.send_all(|| Command::Revocations);
+        self.shared.send_all(|| Command::Trust);
         Ok(())
     }
 

@@ -146,9 +146,19 @@ impl Reader {
         std::mem::take(&mut self.block)
     }
 
+    /// The peer's SETTINGS have come: it takes us for who we are.
+    pub fn is_settled(&self) -> bool {
+        self.settled
+    }
+
     /// Call about once a second: a peer's frames that carry nothing are limited per time.
     pub fn tick(&mut self) {
         self.patience = PATIENCE;
+    }
+
+    /// A stream was opened and given up before it was answered: that costs us more than it costs the peer.
+    pub fn premature_reset(&mut self) -> Result<(), Violation> {
+        self.spend(COST_OF_PREMATURE_RESET)
     }
 
     /// The next event in `input[*at..]`, or None when more bytes are needed (`*at` is then the end).
@@ -470,5 +480,6 @@ const MAX_BLOCK: usize = 64 << 10;
 const MAX_CONTINUATIONS: u8 = 16;
 const COST_OF_NOTHING: u32 = 32;
 const COST_OF_RESET: u32 = 8;
-/// Per second: 65,536 window updates, 8,192 resets, or 2,048 frames that carry nothing.
+const COST_OF_PREMATURE_RESET: u32 = 56;
+/// Per second: 65,536 window updates, 8,192 resets (1,024 before the answer), or 2,048 frames that carry nothing.
 const PATIENCE: u32 = 65_536;

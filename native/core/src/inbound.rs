@@ -34,11 +34,8 @@ impl Worker {
         }
         of_tunnel.stream = stream;
         let is_full = of_tunnel.streams.len() >= MAX_PEER_STREAMS as usize;
-        let over_quota = || {
-            let connections = of_tunnel.pod.connections.load(std::sync::atomic::Ordering::Relaxed);
-            connections >= self.shared.options.max_connections_per_pod
-        };
-        if of_tunnel.is_draining || is_draining || is_full || over_quota() {
+        let over_quota = of_tunnel.pod.load() >= self.shared.options.max_connections_per_pod;
+        if of_tunnel.is_draining || is_draining || is_full || over_quota {
             let refused = h2::number_frame(h2::kind::RST_STREAM, stream, Code::RefusedStream as u32);
             self.put(tunnel, &refused);
             return Ok(());

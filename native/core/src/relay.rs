@@ -362,18 +362,20 @@ impl Worker {
         let outcome = self.relay_sockets(slot, &mut rx[..PLAIN_BYTES]);
         self.rx = rx;
         match outcome {
-            Err(()) => self.app_broke(slot),
+            Err(why) => self.finish(slot, Close::Reset, Some(Failure::closed(why))),
             Ok(true) => self.queue_pump(slot),
             Ok(false) => {}
         }
     }
 
     /// True when there is more to do at once.
-    fn relay_sockets(&mut self, slot: u32, buffer: &mut [u8]) -> Result<bool, ()> {
+    fn relay_sockets(&mut self, slot: u32, buffer: &mut [u8]) -> Result<bool, &'static str> {
         let Some(conn) = self.conns.get_mut(slot) else { return Ok(false) };
         let Far::Socket(far) = &mut conn.far else { return Ok(false) };
-        let (out, out_more) = relay(&mut conn.app, far, buffer)?;
-        let (back, back_more) = relay(far, &mut conn.app, buffer)?;
+        let (client, server) = ("the client reset the connection", "the server reset the connection");
+        let reset_by = |broken| if broken == Broken::Reader { (client, server) } else { (server, client) };
+        let (out, out_more) = relay(&mut conn.app, far, buffer).map_err(|broken| reset_by(broken).0)?;
+        let (back, back_more) = relay(far, &mut conn.app, buffer).map_err(|broken| reset_by(broken).1)?;
         let is_over = conn.app.write_done && far.write_done;
         count_app_bytes(conn, out);
         count_far_bytes(conn, back);
@@ -386,9 +388,16 @@ impl Worker {
     }
 }
 
+/// Which of two sockets is no more: the one read from, or the one written to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Broken {
+    Reader,
+    Writer,
+}
+
 /// Moves bytes one way: how many were read, and whether there may be more at once.
-fn relay(from: &mut crate::conn::Side, to: &mut crate::conn::Side, buffer: &mut [u8]) -> Result<(usize, bool), ()> {
-    to.drain()?;
+fn relay(from: &mut crate::conn::Side, to: &mut crate::conn::Side, buffer: &mut [u8]) -> Result<(usize, bool), Broken> {
+    to.drain().map_err(|()| Broken::Writer)?;
     let (mut total, mut rounds) = (0, 0);
     while from.readable && !from.read_done && !to.has_unsent() {
         if rounds == PLAIN_ROUNDS {
@@ -398,7 +407,7 @@ fn relay(from: &mut crate::conn::Side, to: &mut crate::conn::Side, buffer: &mut 
         let count = net::recv(from.fd(), buffer);
         if count < 0 {
             if !net::would_block() {
-                return Err(());
+                return Err(Broken::Reader);
             }
             from.readable = false;
             break;
@@ -411,7 +420,7 @@ fn relay(from: &mut crate::conn::Side, to: &mut crate::conn::Side, buffer: &mut 
         total += bytes.len();
         let sent = net::send(to.fd(), bytes);
         if sent < 0 && !net::would_block() {
-            return Err(());
+            return Err(Broken::Writer);
         }
         to.unsent.extend_from_slice(&bytes[sent.max(0) as usize..]);
         if bytes.len() < buffer.len() && !from.hangup {

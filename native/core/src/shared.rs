@@ -49,6 +49,8 @@ pub(crate) struct Pod {
     pub netns: Arc<Netns>,
     pub addresses: Vec<IpAddr>,
     pub connections: AtomicUsize,
+    /// Tunnels that reached this pod.
+    pub tunnels: AtomicUsize,
 }
 
 impl Pod {
@@ -61,7 +63,13 @@ impl Pod {
             netns: Arc::new(netns),
             addresses: pod.addresses.clone(),
             connections: AtomicUsize::new(0),
+            tunnels: AtomicUsize::new(0),
         })
+    }
+
+    /// What counts against the pod's limit.
+    pub fn load(&self) -> usize {
+        self.connections.load(Ordering::Relaxed) + self.tunnels.load(Ordering::Relaxed)
     }
 }
 

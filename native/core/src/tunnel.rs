@@ -10,7 +10,7 @@ use crate::record::{
     ALERT, APPLICATION_DATA, HANDSHAKE, HEADER, Keys, MAX_CIPHERTEXT, PostHandshake, PostHandshakeReader,
 };
 use crate::shared::Pod;
-use crate::spiffe::PeerEnd;
+use crate::spiffe::{PeerEnd, PeerError};
 use crate::tls::{Certificate, Handshake};
 use crate::worker::{Job, Segment, Token, Worker};
 use rustls::pki_types::{CertificateDer, UnixTime};
@@ -71,7 +71,11 @@ pub(crate) struct Tunnel {
     pub is_draining: bool,
     /// Server: from then on new streams are refused; until then the peer may not know yet.
     refuse_at_ms: u64,
+    /// Its certificate was replaced during the handshake.
+    drain_when_open: bool,
     pub idle_since_ms: u64,
+    /// When the peer was last heard of.
+    heard_ms: u64,
     queued: bool,
     hangup: bool,
 }
@@ -148,7 +152,9 @@ impl Worker {
             waiting: vec![],
             is_draining: false,
             refuse_at_ms: u64::MAX,
+            drain_when_open: false,
             idle_since_ms: self.now_ms,
+            heard_ms: self.now_ms,
             queued: false,
             hangup: false,
             key,
@@ -158,6 +164,7 @@ impl Worker {
             self.pool.add(key, slot);
         }
         self.shared.tunnels.fetch_add(1, Relaxed);
+        pod.tunnels.fetch_add(usize::from(!is_client), Relaxed);
         self.watch_socket(raw, Token::Tunnel(slot));
         slot
     }
@@ -257,6 +264,7 @@ impl Worker {
         let count = net::recv(tunnel.raw(), &mut rx[before..]);
         let capacity = rx.len() - before;
         let hangup = tunnel.hangup;
+        tunnel.heard_ms = self.now_ms;
         let mut outcome = Ok(());
         if count > 0 {
             self.is_bulk |= count > BULK_BYTES;
@@ -369,6 +377,9 @@ impl Worker {
         self.put(slot, &opening);
         for id in waiting {
             self.tunnel_is_open(slot, id);
+        }
+        if self.tunnels.get(slot).is_some_and(|tunnel| tunnel.drain_when_open) {
+            self.drain_tunnel(slot);
         }
         Ok(())
     }
@@ -506,7 +517,11 @@ impl Worker {
         if is_client {
             self.stream_reset(conn, code);
         } else {
+            let is_premature = self.conns.get(conn).is_some_and(|conn| conn.phase != Phase::Open);
             self.finish(conn, Close::Reset, Some(Failure::closed("the peer reset the connection")));
+            if let Some(tunnel) = self.tunnels.get_mut(slot).filter(|_| is_premature) {
+                tunnel.reader.premature_reset()?;
+            }
         }
         Ok(())
     }
@@ -728,9 +743,7 @@ impl Worker {
             return;
         }
         if !tunnel.is_open() {
-            if !tunnel.is_client() {
-                self.doom(slot, Failure::closed("drained"));
-            }
+            tunnel.drain_when_open = true;
             return;
         }
         let is_client = tunnel.is_client();
@@ -765,37 +778,46 @@ impl Worker {
             self.flush();
         }
         let Some(tunnel) = self.tunnels.remove(slot) else { return };
+        // A server that does not take our certificate says so only after the handshake.
+        let was_good = is_open && tunnel.reader.is_settled();
         self.shared.tunnels.fetch_sub(1, Relaxed);
+        tunnel.pod.tunnels.fetch_sub(usize::from(!tunnel.is_client()), Relaxed);
         if let Some(key) = &tunnel.key {
             self.pool.remove(key, slot);
         } else if !is_open {
             self.report_failed_tunnel(&tunnel, why);
         }
         for conn in tunnel.streams.values() {
-            self.tunnel_lost(*conn, slot, why, is_open);
+            self.tunnel_lost(*conn, why, was_good);
         }
         for id in &tunnel.waiting {
             let conn = crate::shared::slot_of(*id);
             if self.conns.get(conn).is_some_and(|conn| conn.id == *id) {
-                self.tunnel_lost(conn, slot, why, is_open);
+                self.tunnel_lost(conn, why, was_good);
             }
         }
     }
 
     /// The tunnel of a connection is gone.
-    fn tunnel_lost(&mut self, slot: u32, tunnel: u32, why: &Failure, was_open: bool) {
+    fn tunnel_lost(&mut self, slot: u32, why: &Failure, was_good: bool) {
         let Some(conn) = self.conns.get_mut(slot) else { return };
         match conn.phase {
             Phase::AwaitingTunnel | Phase::AwaitingResponse
                 if conn.facts.direction == crate::api::Direction::Outbound =>
             {
                 conn.far = crate::conn::Far::None;
-                self.try_next(slot, why.clone(), !was_open);
+                self.try_next(slot, why.clone(), !was_good);
             }
-            _ => {
-                let _ = tunnel;
-                self.finish(slot, Close::Reset, Some(why.clone()));
-            }
+            _ => self.finish(slot, Close::Reset, Some(why.clone())),
+        }
+    }
+
+    /// A CONNECT was not answered: a tunnel that was silent all the while is not offered to others.
+    pub(crate) fn leave_silent_tunnel(&mut self, slot: u32) {
+        let silent_since = self.now_ms.saturating_sub(self.shared.options.connect_timeout_ms);
+        let Some(tunnel) = self.conns.get_mut(slot).and_then(|conn| conn.leg()).map(|leg| leg.tunnel) else { return };
+        if self.tunnels.get(tunnel).is_some_and(|tunnel| tunnel.heard_ms < silent_since) {
+            self.stop_streams(tunnel);
         }
     }
 
@@ -858,16 +880,20 @@ impl Worker {
         }
     }
 
-    /// Tunnels of peers that are now revoked end at once.
-    pub(crate) fn revocations_changed(&mut self) {
+    /// Tunnels of peers that are now revoked end at once; those of peers whose root is gone take no new streams.
+    pub(crate) fn trust_changed(&mut self) {
         let trust = self.shared.trust();
         for slot in self.tunnels.slots_of(Tunnel::is_open) {
             let Some(tunnel) = self.tunnels.get(slot) else { continue };
             let Some((leaf, intermediates)) = tunnel.peer_chain.split_first() else { continue };
             let end = if tunnel.is_client() { PeerEnd::Server } else { PeerEnd::Client };
             let then = UnixTime::since_unix_epoch(Duration::from_secs(tunnel.shaken_at));
-            if let Err(crate::spiffe::PeerError::Revoked(_)) = trust.verify(leaf, intermediates, then, end) {
-                self.doom(slot, Failure::new("CERT_REVOKED", "peer certificate revoked by CRL"));
+            match trust.verify(leaf, intermediates, then, end) {
+                Ok(_) => {}
+                Err(PeerError::Revoked(_)) => {
+                    self.doom(slot, Failure::new("CERT_REVOKED", "peer certificate revoked by CRL"));
+                }
+                Err(_) => self.drain_tunnel(slot),
             }
         }
     }

@@ -88,11 +88,12 @@ pub(crate) enum Command {
     Expired(Vec<u64>),
     /// The certificate of this identity came, changed or went.
     Certificate(String),
-    Revocations,
+    /// The roots or the revocation lists changed.
+    Trust,
     Snapshot(SyncSender<Vec<ConnectionInfo>>),
     /// No more connections are accepted.
     StopAccepting,
-    /// Listeners of these pods now belong to a successor.
+    /// Tunnels take no new streams.
     Drain,
     CloseAll {
         why: &'static str,
@@ -303,6 +304,7 @@ impl Worker {
             Phase::Dialing => self.dial_failed(slot, libc::ETIMEDOUT),
             // The tunnel's own deadline, or a peer that does not answer our CONNECT.
             Phase::AwaitingTunnel | Phase::AwaitingResponse => {
+                self.leave_silent_tunnel(slot);
                 self.try_next(
                     slot,
                     Failure::new("CONNECT", "the tunnel's end did not answer the CONNECT in time"),
@@ -346,7 +348,7 @@ impl Worker {
             Command::Resolved(list) => list.into_iter().for_each(|resolved| self.resolved(resolved)),
             Command::Expired(list) => list.into_iter().for_each(|id| self.expired(id)),
             Command::Certificate(identity) => self.certificate_changed(&identity),
-            Command::Revocations => self.revocations_changed(),
+            Command::Trust => self.trust_changed(),
             Command::Snapshot(answer) => {
                 let _ = answer.try_send(self.conns.iter().map(|(_, conn)| self.describe(conn)).collect());
             }
@@ -496,7 +498,7 @@ impl Worker {
                 return;
             };
             let (pod, kind, fd) = (listener.pod.clone(), listener.kind, listener.fd.as_raw_fd());
-            if pod.connections.load(Relaxed) >= self.shared.options.max_connections_per_pod {
+            if pod.load() >= self.shared.options.max_connections_per_pod {
                 return self.pause_pod(&pod, self.now_ms + PAUSE_MS);
             }
             match net::accept(fd) {
@@ -542,7 +544,7 @@ impl Worker {
         for slot in self.listeners.slots_of(|listener| listener.paused_until_ms != 0) {
             let Some(listener) = self.listeners.get(slot) else { continue };
             let has_room = lock(&self.shared.flows).has_room(&listener.pod.uid)
-                && listener.pod.connections.load(Relaxed) < self.shared.options.max_connections_per_pod;
+                && listener.pod.load() < self.shared.options.max_connections_per_pod;
             if !has_room && self.now_ms < listener.paused_until_ms {
                 continue;
             }

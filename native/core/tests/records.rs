@@ -378,10 +378,13 @@ proptest! {
     }
 }
 
+/// Stream, bytes, what counted for the windows, end.
+type Data = Vec<(u32, Vec<u8>, u32, bool)>;
+
 /// Data per stream and everything else in order, or the violation.
-fn digest(input: &[u8], cuts: &[usize]) -> (Vec<(u32, Vec<u8>, u32, bool)>, Vec<Event>, Option<Code>) {
+fn digest(input: &[u8], cuts: &[usize]) -> (Data, Vec<Event>, Option<Code>) {
     let mut reader = Reader::new(false);
-    let (mut data, mut rest): (Vec<(u32, Vec<u8>, u32, bool)>, Vec<Event>) = (vec![], vec![]);
+    let (mut data, mut rest): (Data, Vec<Event>) = (vec![], vec![]);
     let code = feed_cut(&mut reader, input, cuts, |event, bytes, _| match event {
         Event::Data { stream, bytes: range, flow, end } => {
             match data.last_mut().filter(|last| last.0 == stream && !last.3) {
