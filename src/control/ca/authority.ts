@@ -49,6 +49,7 @@ export class Authority {
   readonly #holders = new Holders();
   readonly #startedAtMs: number;
   readonly #listeners = new Set<() => void>();
+  #bundle: string;
   #issuedCount = 0;
   #cancelPublish: () => void = () => {};
 
@@ -67,9 +68,11 @@ export class Authority {
       });
     }
     this.#source = this.#selfSigned ?? new PluggedIn({ directory: cacerts ?? '', clock, log });
+    this.#bundle = bundleOf(this.#source.current);
     mkdirSync(directory, { recursive: true });
     this.#writeBundle();
     this.#source.subscribe(() => {
+      this.#bundle = bundleOf(this.#source.current);
       this.#publishBundle();
       for (const listener of this.#listeners) listener();
     });
@@ -77,7 +80,7 @@ export class Authority {
 
   /** The trust bundle, PEM of one or more roots. */
   get bundle(): string {
-    return this.#source.current.roots.map(({ pem }) => pem).join('');
+    return this.#bundle;
   }
 
   get material(): SigningMaterial {
@@ -96,7 +99,7 @@ export class Authority {
       return err(`a validity of ${ttlSeconds} s was asked for, not 0 to ${MAX_TTL_SECONDS} s`);
     }
     const nowMs = clock.now();
-    const { issuer, chain, roots } = this.#source.current;
+    const { issuer, chain } = this.#source.current;
     const lastMs = issuer.certificate.notAfter.getTime();
     if (nowMs >= lastMs) return err(`the issuing CA ended at ${issuer.certificate.notAfter.toISOString()}`);
     const notAfterMs = Math.min(nowMs + (ttlSeconds || defaultTtlSeconds) * 1000, lastMs);
@@ -107,7 +110,7 @@ export class Authority {
       notBefore: new Date(nowMs - BACK_DATE_MS),
       notAfter: new Date(notAfterMs),
     });
-    this.#record(holder, roots, notAfterMs, nowMs);
+    this.#record(holder, notAfterMs, nowMs);
     return ok({ certificate, chain: [certificate.pem, ...chain.map(({ pem }) => pem), this.bundle] });
   }
 
@@ -119,8 +122,8 @@ export class Authority {
   }
 
   /** See `rotation.ts` for the steps. Error: why not now. */
-  rotateRoot(step: RotationPhase, evenIfInUse = false): Result<CaState['phase']> {
-    return this.#selfSigned === undefined ? err(NOT_OURS) : this.#selfSigned.rotateRoot(step, evenIfInUse);
+  rotateRoot(step: RotationPhase, evenIfUnseen = false): Result<CaState['phase']> {
+    return this.#selfSigned === undefined ? err(NOT_OURS) : this.#selfSigned.rotateRoot(step, evenIfUnseen);
   }
 
   /** For status pages. */
@@ -130,10 +133,9 @@ export class Authority {
     return {
       ...this.#source.describe(),
       issuer: summary(issuer.certificate),
-      roots: roots.map((root) => ({
-        ...summary(root),
-        knownHolders: this.#holders.under(root.fingerprint, nowMs).count,
-      })),
+      roots: roots.map(summary),
+      holders: this.#holders.count(nowMs),
+      holdersWithFormerBundle: this.#holders.without(this.bundle, nowMs).count,
       issued: this.#issuedCount,
     };
   }
@@ -143,29 +145,25 @@ export class Authority {
     this.#source.close();
   }
 
-  #record(holder: string, roots: readonly Certificate[], notAfterMs: number, nowMs: number): void {
-    const [signing, ...others] = roots;
-    if (signing === undefined) return;
-    this.#holders.record(holder, signing.fingerprint, notAfterMs);
+  #record(holder: string, notAfterMs: number, nowMs: number): void {
+    this.#holders.record(holder, this.bundle, notAfterMs);
     if (++this.#issuedCount % PRUNE_EVERY === 0) this.#holders.prune(nowMs);
-    // Certificates made before this process began are unknown: only their end is known to be over.
-    const isComplete = others.every((root) => this.#knowsAllUnder(root, nowMs));
-    if (isComplete && others.every((root) => this.#holders.under(root.fingerprint, nowMs).count === 0)) {
-      this.#selfSigned?.formerIsUnused();
-    }
+    if (this.#selfSigned?.isWaiting !== true || !this.#knowsAll(nowMs)) return;
+    if (this.#holders.without(this.bundle, nowMs).count === 0) this.#selfSigned.stepWasSeen();
   }
 
-  #knowsAllUnder(root: Certificate, nowMs: number): boolean {
-    const isOurs = root.notBefore.getTime() + BACK_DATE_MS >= Math.floor(this.#startedAtMs / 1000) * 1000;
-    return isOurs || nowMs >= this.#startedAtMs + this.#options.defaultTtlSeconds * 1000;
+  /** Whether every valid certificate is known: it was made since this process began. */
+  #knowsAll(nowMs: number): boolean {
+    const madeHere = this.#source.current.roots.every(
+      (root) => root.notBefore.getTime() + BACK_DATE_MS >= Math.floor(this.#startedAtMs / 1000) * 1000,
+    );
+    return madeHere || nowMs >= this.#startedAtMs + this.#options.defaultTtlSeconds * 1000;
   }
 
   #inUseUntilMs(): number {
     const nowMs = this.#options.clock.now();
-    const [root] = this.#source.current.roots;
-    if (root === undefined) return 0;
-    const { untilMs } = this.#holders.under(root.fingerprint, nowMs);
-    return this.#knowsAllUnder(root, nowMs)
+    const { untilMs } = this.#holders.without('', nowMs);
+    return this.#knowsAll(nowMs)
       ? untilMs
       : Math.max(untilMs, this.#startedAtMs + this.#options.defaultTtlSeconds * 1000);
   }
@@ -185,6 +183,10 @@ export class Authority {
       this.#cancelPublish = clock.schedule(PUBLISH_RETRY_MS, () => this.#publishBundle());
     }
   }
+}
+
+function bundleOf({ roots }: SigningMaterial): string {
+  return roots.map(({ pem }) => pem).join('');
 }
 
 function summary({ fingerprint, notAfter }: Certificate): object {

@@ -1,40 +1,35 @@
 /**
- * Who holds a certificate under which root: needed to know when the last one under an old root is gone. A holder that
- * asks again holds the newer one only.
+ * Who holds a certificate, and which trust bundle came with it: needed to know when everybody has seen a step of a
+ * rotation. A holder that asks again counts by its newest certificate only.
  */
 export class Holders {
-  readonly #rootOf = new Map<string, string>();
-  readonly #byRoot = new Map<string, Map<string, number>>();
+  readonly #holders = new Map<string, { readonly bundle: string; readonly notAfterMs: number }>();
 
-  record(holder: string, root: string, notAfterMs: number): void {
-    const former = this.#rootOf.get(holder);
-    if (former !== undefined) this.#byRoot.get(former)?.delete(holder);
-    this.#rootOf.set(holder, root);
-    const holders = this.#byRoot.get(root);
-    if (holders === undefined) this.#byRoot.set(root, new Map([[holder, notAfterMs]]));
-    else holders.set(holder, notAfterMs);
+  record(holder: string, bundle: string, notAfterMs: number): void {
+    this.#holders.set(holder, { bundle, notAfterMs });
   }
 
-  /** Holders of certificates under the root that are valid at `nowMs`, and until when the last one is. */
-  under(root: string, nowMs: number): { readonly count: number; readonly untilMs: number } {
+  /** How many hold a valid certificate, and until when the last one is valid; of those who have another bundle. */
+  without(bundle: string, nowMs: number): { readonly count: number; readonly untilMs: number } {
     let count = 0;
     let untilMs = 0;
-    for (const notAfterMs of this.#byRoot.get(root)?.values() ?? []) {
-      if (notAfterMs <= nowMs) continue;
+    for (const each of this.#holders.values()) {
+      if (each.notAfterMs <= nowMs || each.bundle === bundle) continue;
       count++;
-      untilMs = Math.max(untilMs, notAfterMs);
+      untilMs = Math.max(untilMs, each.notAfterMs);
     }
     return { count, untilMs };
   }
 
+  /** How many hold a valid certificate. */
+  count(nowMs: number): number {
+    return this.without('', nowMs).count;
+  }
+
   /** Forgets whose certificates have ended. */
   prune(nowMs: number): void {
-    for (const holders of this.#byRoot.values()) {
-      for (const [holder, notAfterMs] of holders) {
-        if (notAfterMs > nowMs) continue;
-        holders.delete(holder);
-        this.#rootOf.delete(holder);
-      }
+    for (const [holder, { notAfterMs }] of this.#holders) {
+      if (notAfterMs <= nowMs) this.#holders.delete(holder);
     }
   }
 }

@@ -10,20 +10,28 @@ import type { SigningMaterial } from './signing-material.js';
  *
  *     stable -add-> distributing -sign-> signing -drop-> stable
  *
- * `add` puts a new root into the bundle and signs nothing with it; `sign`, when the bundle is everywhere, signs with
+ * `add` puts a new root into the bundle and signs nothing with it; `sign`, when everybody has the bundle, signs with
  * it and keeps the old one trusted; `drop`, when every certificate under it is replaced, ends the trust in the old.
+ * Whoever fetches a certificate is given the bundle with it, so both conditions are the same one: everybody has
+ * fetched a certificate since the step before.
  */
 export type CaState =
   | { readonly phase: 'stable'; readonly root: KeyPair; readonly intermediate: KeyPair }
-  | { readonly phase: 'distributing'; readonly root: KeyPair; readonly intermediate: KeyPair; readonly next: KeyPair }
+  | {
+      readonly phase: 'distributing';
+      readonly root: KeyPair;
+      readonly intermediate: KeyPair;
+      readonly next: KeyPair;
+      readonly waitUntilMs: number;
+    }
   | {
       readonly phase: 'signing';
       readonly root: KeyPair;
       readonly intermediate: KeyPair;
       /** PEM of the old root. Its key is gone: nothing more can be signed with it. */
       readonly former: string;
-      /** When the last certificate under the old root ends, milliseconds since the epoch. */
-      readonly formerInUseUntilMs: number;
+      /** When the last certificate from before this step ends; earlier, when it is known to be replaced. */
+      readonly waitUntilMs: number;
     };
 
 /** PEM of both. */
@@ -53,10 +61,10 @@ export function withNewIntermediate(state: CaState, context: RotationContext): C
 export function rotated(
   state: CaState,
   step: RotationPhase,
-  context: RotationContext & { readonly formerInUseUntilMs: number },
+  context: RotationContext & { readonly waitUntilMs: number },
 ): Result<CaState> {
   if (step === 'add' && state.phase === 'stable') {
-    return ok({ ...state, phase: 'distributing', next: makeRoot(context) });
+    return ok({ ...state, phase: 'distributing', next: makeRoot(context), waitUntilMs: context.waitUntilMs });
   }
   if (step === 'sign' && state.phase === 'distributing') {
     return ok({
@@ -64,7 +72,7 @@ export function rotated(
       root: state.next,
       intermediate: makeIntermediate(state.next, context),
       former: state.root.certificate,
-      formerInUseUntilMs: context.formerInUseUntilMs,
+      waitUntilMs: context.waitUntilMs,
     });
   }
   if (step === 'drop' && state.phase === 'signing') {

@@ -21,7 +21,7 @@ export interface SelfSignedOptions {
   readonly trustDomain: string;
   readonly clock: Clock;
   readonly log: Logger;
-  /** When the last certificate under the present root ends, asked when another root begins to sign. */
+  /** When the last certificate that is out there ends. */
   readonly inUseUntilMs: () => number;
 }
 
@@ -53,6 +53,11 @@ export class SelfSigned implements MaterialSource {
     return this.#material;
   }
 
+  /** Whether the next step waits for holders of certificates from before the last one. */
+  get isWaiting(): boolean {
+    return this.#state.phase !== 'stable' && this.#options.clock.now() < this.#state.waitUntilMs;
+  }
+
   subscribe(listener: () => void): () => void {
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);
@@ -63,44 +68,39 @@ export class SelfSigned implements MaterialSource {
   }
 
   /**
-   * One step of the rotation of the root. Error: why not now. `drop` waits for the last certificate under the old root
-   * unless `evenIfInUse`.
+   * One step of the rotation of the root. Error: why not now. `sign` and `drop` wait until every holder of a certificate
+   * has fetched another since the step before, unless `evenIfUnseen`.
    */
-  rotateRoot(step: RotationPhase, evenIfInUse = false): Result<CaState['phase']> {
-    if (step === 'drop' && this.#state.phase === 'signing' && !evenIfInUse) {
-      const leftMs = this.#state.formerInUseUntilMs - this.#options.clock.now();
-      if (leftMs > 0) {
-        const until = new Date(this.#state.formerInUseUntilMs).toISOString();
-        return err(`certificates under the old root may be in use until ${until}; force to drop it before`);
-      }
-    }
-    const next = rotated(this.#state, step, { ...this.#context(), formerInUseUntilMs: this.#options.inUseUntilMs() });
+  rotateRoot(step: RotationPhase, evenIfUnseen = false): Result<CaState['phase']> {
+    const waitUntilMs = Math.max(this.#options.inUseUntilMs(), this.#options.clock.now());
+    const next = rotated(this.#state, step, { ...this.#context(), waitUntilMs });
     if (!next.ok) return next;
+    if (this.isWaiting && !evenIfUnseen) return err(`${this.#waiting()}; force to go on before that`);
     this.#become(next.value, `root rotation: ${step}`);
     return ok(next.value.phase);
   }
 
-  /** No certificate under the old root is in use any more: nothing holds back the last step. */
-  formerIsUnused(): void {
-    const state = this.#state;
-    if (state.phase !== 'signing' || state.formerInUseUntilMs <= this.#options.clock.now()) return;
-    this.#state = { ...state, formerInUseUntilMs: this.#options.clock.now() };
+  /** Every holder has fetched a certificate since the last step: nothing holds back the next one. */
+  stepWasSeen(): void {
+    if (!this.isWaiting || this.#state.phase === 'stable') return;
+    this.#state = { ...this.#state, waitUntilMs: this.#options.clock.now() };
     this.#save(this.#state);
-    this.#options.log.info('every certificate under the old root has been replaced: it can be dropped');
+    this.#options.log.info({ nextStep: NEXT_STEP[this.#state.phase] }, 'everybody has seen this step of the rotation');
   }
 
   describe(): object {
-    const state = this.#state;
-    return {
-      kind: 'self-signed',
-      phase: state.phase,
-      nextStep: NEXT_STEP[state.phase],
-      ...(state.phase === 'signing' ? { formerRootInUseUntil: new Date(state.formerInUseUntilMs).toISOString() } : {}),
-    };
+    const { phase } = this.#state;
+    const waiting = this.isWaiting ? { waiting: this.#waiting() } : {};
+    return { kind: 'self-signed', phase, nextStep: NEXT_STEP[phase], ...waiting };
   }
 
   close(): void {
     this.#cancelCheck();
+  }
+
+  #waiting(): string {
+    const until = this.#state.phase === 'stable' ? 0 : this.#state.waitUntilMs;
+    return `some may hold a certificate from before this step until ${new Date(until).toISOString()}`;
   }
 
   #become(state: CaState, why: string): void {

@@ -20,10 +20,10 @@ export function podPorts(service: MeshService, containerPorts: readonly Containe
 }
 
 /** A WorkloadEntry says by name where it serves a port differently. */
-export function entryPorts(service: MeshService, ports: Readonly<Record<string, number>>): readonly PortPair[] {
+export function entryPorts(service: MeshService, ports: ReadonlyMap<string, number>): readonly PortPair[] {
   return pairs(service, (port) => {
-    if (typeof port.targetPort === 'string') return ports[port.targetPort];
-    return ports[port.name] ?? port.targetPort;
+    if (typeof port.targetPort === 'string') return ports.get(port.targetPort);
+    return ports.get(port.name) ?? port.targetPort;
   });
 }
 

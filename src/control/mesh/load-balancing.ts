@@ -33,15 +33,15 @@ export function entryLoadBalancing(
 /** The field first, then the service's annotation, then the namespace's. */
 function distribution(field: string, annotations: Labels, namespaceAnnotations: Labels): LoadBalancing | undefined {
   const wanted = field || (annotations[ANNOTATION] ?? namespaceAnnotations[ANNOTATION] ?? '');
-  const routingPreference = DISTRIBUTIONS[wanted.toLowerCase()];
+  const routingPreference = DISTRIBUTIONS.get(wanted.toLowerCase());
   if (routingPreference === undefined) return undefined;
   return create(LoadBalancingSchema, { mode: Mode.FAILOVER, routingPreference: [...routingPreference] });
 }
 
 const ANNOTATION = 'networking.istio.io/traffic-distribution';
-const SAME_ZONE = [Scope.NETWORK, Scope.REGION, Scope.ZONE] as const;
-const DISTRIBUTIONS: Readonly<Record<string, readonly Scope[]>> = {
-  preferclose: SAME_ZONE,
-  prefersamezone: SAME_ZONE,
-  prefersamenode: [...SAME_ZONE, Scope.SUBZONE, Scope.NODE],
-};
+const SAME_ZONE: readonly Scope[] = [Scope.NETWORK, Scope.REGION, Scope.ZONE];
+const DISTRIBUTIONS: ReadonlyMap<string, readonly Scope[]> = new Map([
+  ['preferclose', SAME_ZONE],
+  ['prefersamezone', SAME_ZONE],
+  ['prefersamenode', [...SAME_ZONE, Scope.SUBZONE, Scope.NODE]],
+]);

@@ -201,7 +201,7 @@ function bytesOf(ip: string): Uint8Array {
 const DEFAULT_TRUST_DOMAIN = 'cluster.local';
 const BARE: WorkloadEntrySpec = {
   address: '',
-  ports: {},
+  ports: new Map(),
   labels: {},
   network: '',
   locality: '',

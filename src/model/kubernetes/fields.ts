@@ -18,7 +18,7 @@ export class Fields {
   }
 
   optionalObject(name: string): Fields | undefined {
-    const value = this.value[name] ?? undefined;
+    const value = this.#field(name);
     if (value === undefined) return undefined;
     if (isRecord(value)) return new Fields(value, this.pathOf(name), this.problems);
     this.problem(name, `is ${describe(value)} where an object is expected`);
@@ -45,7 +45,7 @@ export class Fields {
   }
 
   optionalString(name: string): string | undefined {
-    const value = this.value[name] ?? undefined;
+    const value = this.#field(name);
     if (value === undefined || typeof value === 'string') return value;
     this.problem(name, `is ${describe(value)} where a string is expected${quotesHint(value)}`);
     return undefined;
@@ -61,14 +61,14 @@ export class Fields {
   }
 
   boolean(name: string): boolean {
-    const value = this.value[name] ?? false;
+    const value = this.#field(name) ?? false;
     if (typeof value === 'boolean') return value;
     this.problem(name, `is ${describe(value)} where true or false is expected`);
     return false;
   }
 
   optionalInteger(name: string, min: number, max: number): number | undefined {
-    const value = this.value[name] ?? undefined;
+    const value = this.#field(name);
     if (value === undefined) return undefined;
     if (typeof value === 'number' && Number.isInteger(value) && value >= min && value <= max) return value;
     this.problem(name, `is ${describe(value)} where a whole number from ${min} to ${max} is expected`);
@@ -101,12 +101,11 @@ export class Fields {
     return entries.length === 0 ? NOTHING : Object.fromEntries(entries);
   }
 
-  /** A map of port numbers. */
-  portMap(name: string): Readonly<Record<string, number>> {
+  /** Port numbers by name. */
+  portMap(name: string): ReadonlyMap<string, number> {
     const map = this.optionalObject(name);
-    if (map === undefined) return {};
-    const keys = Object.keys(map.value);
-    return Object.fromEntries(keys.map((key) => [key, map.optionalInteger(key, 1, MAX_PORT) ?? 0]));
+    const keys = map === undefined ? [] : Object.keys(map.value);
+    return new Map(keys.map((key) => [key, map?.optionalInteger(key, 1, MAX_PORT) ?? 0]));
   }
 
   /** A canonical IP address; undefined when absent or empty. */
@@ -137,7 +136,7 @@ export class Fields {
 
   /** Milliseconds since the epoch; undefined when absent. */
   optionalTime(name: string): number | undefined {
-    const value = this.value[name] ?? undefined;
+    const value = this.#field(name);
     if (value === undefined) return undefined;
     const ms = typeof value === 'string' ? Date.parse(value) : Number.NaN;
     if (Number.isNaN(ms))
@@ -146,7 +145,7 @@ export class Fields {
   }
 
   has(name: string): boolean {
-    return (this.value[name] ?? undefined) !== undefined;
+    return this.#field(name) !== undefined;
   }
 
   problem(name: string, what: string): void {
@@ -157,8 +156,13 @@ export class Fields {
     return this.path === '' ? name : `${this.path}.${name}`;
   }
 
+  /** Null counts as absent; what every object inherits is no field. */
+  #field(name: string): unknown {
+    return Object.hasOwn(this.value, name) ? (this.value[name] ?? undefined) : undefined;
+  }
+
   #list(name: string): readonly unknown[] {
-    const value = this.value[name] ?? undefined;
+    const value = this.#field(name);
     if (value === undefined) return [];
     if (Array.isArray(value)) return value as unknown[];
     this.problem(name, `is ${describe(value)} where a list is expected`);

@@ -41,7 +41,7 @@ export interface WorkloadEntry {
 export interface WorkloadEntrySpec {
   /** A canonical IP, a host name, or a Unix socket path. */
   readonly address: string;
-  readonly ports: Readonly<Record<string, number>>;
+  readonly ports: ReadonlyMap<string, number>;
   readonly labels: Labels;
   readonly network: string;
   /** `region/zone/subzone`. */

@@ -50,7 +50,7 @@ export function parseObject(value: unknown): Result<Parsed, ParseError> {
     return err({ object: what, problems: [`${typeof kind === 'string' ? 'apiVersion' : 'kind'} is missing`] });
   }
   const slash = apiVersion.lastIndexOf('/');
-  const reader = READERS[`${slash < 0 ? '' : `${apiVersion.slice(0, slash)}/`}${kind}`];
+  const reader = READERS.get(`${slash < 0 ? '' : `${apiVersion.slice(0, slash)}/`}${kind}`);
   if (reader === undefined)
     return ok({ ignored: `${describe(kind, value)} (${apiVersion}) is of no kind the mesh reads` });
   const problems: string[] = [];
@@ -74,14 +74,17 @@ function describe(kind: string, value: Readonly<Record<string, unknown>>): strin
 }
 
 /** By API group and kind; every version of a group has the fields we read. */
-const READERS: Readonly<Record<string, (object: Fields) => KubernetesObject>> = {
-  Namespace: readNamespace,
-  Node: readNode,
-  Pod: readPod,
-  Service: readService,
-  'discovery.k8s.io/EndpointSlice': readEndpointSlice,
-  'networking.istio.io/ServiceEntry': readServiceEntry,
-  'networking.istio.io/WorkloadEntry': readWorkloadEntry,
-  'security.istio.io/AuthorizationPolicy': readAuthorizationPolicy,
-  'security.istio.io/PeerAuthentication': readPeerAuthentication,
-};
+const READERS: ReadonlyMap<string, (object: Fields) => KubernetesObject> = new Map<
+  string,
+  (object: Fields) => KubernetesObject
+>([
+  ['Namespace', readNamespace],
+  ['Node', readNode],
+  ['Pod', readPod],
+  ['Service', readService],
+  ['discovery.k8s.io/EndpointSlice', readEndpointSlice],
+  ['networking.istio.io/ServiceEntry', readServiceEntry],
+  ['networking.istio.io/WorkloadEntry', readWorkloadEntry],
+  ['security.istio.io/AuthorizationPolicy', readAuthorizationPolicy],
+  ['security.istio.io/PeerAuthentication', readPeerAuthentication],
+]);

@@ -143,9 +143,11 @@ export class DirectorySource {
   async #run(): Promise<void> {
     while (this.#scanning !== undefined) await this.#scanning;
     if (this.#dirty.size === 0 || this.#closed) return;
-    this.#scanning = this.#scanDirty().finally(() => {
-      this.#scanning = undefined;
-    });
+    this.#scanning = this.#scanDirty()
+      .catch((error: unknown) => this.#trouble(this.directory, `could not be scanned: ${error}`))
+      .finally(() => {
+        this.#scanning = undefined;
+      });
     await this.#scanning;
   }
 

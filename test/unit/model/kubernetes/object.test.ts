@@ -95,6 +95,22 @@ t.test('leaves other kinds aside, also those that only share a name', async (t) 
   });
 });
 
+t.test('what every JavaScript object inherits is nothing here', async (t) => {
+  for (const name of ['constructor', 'toString', 'hasOwnProperty', '__proto__']) {
+    t.match(parseObject({ apiVersion: 'v1', kind: name, metadata: { name: 'x' } }), {
+      ok: true,
+      value: { ignored: name },
+    });
+  }
+  const entry = parse(`
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: { name: vm }
+spec: { address: 10.0.0.1, ports: { "constructor": 80 } }
+`);
+  t.match(entry, { spec: { ports: new Map([['constructor', 80]]) } });
+});
+
 t.test('unfolds lists', async (t) => {
   t.same(itemsOf({ kind: 'List', items: [{ kind: 'PodList', items: [1, 2] }, { kind: 'Pod' }] }), [
     1,
