@@ -3,7 +3,7 @@ import { closeSync, openSync, readFileSync, statSync, truncateSync } from 'node:
 import { constants } from 'node:os';
 import type { BackOff } from '../lib/back-off.js';
 import type { Clock } from '../lib/clock.js';
-import { childrenOf, endChild, spawnBound } from './children.js';
+import { childrenOf, endChild, hasExited, spawnBound } from './children.js';
 
 export interface ContainerStart {
   readonly name: string;
@@ -22,17 +22,19 @@ export interface ContainerStart {
 }
 
 export type ContainerState =
+  /** The namespaces are being made; the command is not there yet. */
+  | { readonly type: 'starting' }
   | { readonly type: 'running' }
   | { readonly type: 'waiting'; readonly reason: 'CrashLoopBackOff'; readonly exitCode: number }
   | { readonly type: 'terminated'; readonly exitCode: number };
 
 /** A command that runs, alone in a process namespace of its own, and is started again as its restart policy says. */
 export class Container {
-  state: ContainerState = { type: 'running' };
+  state: ContainerState = { type: 'starting' };
   restarts = 0;
   #child: ChildProcess | undefined;
   #stopped = false;
-  #cancelRestart: () => void = () => {};
+  #cancelTimer: () => void = () => {};
 
   constructor(readonly start: ContainerStart) {}
 
@@ -44,7 +46,8 @@ export class Container {
     const child = spawnBound(containerArgv(start), { stdio: ['ignore', log, log], detached: true, env: start.env });
     closeSync(log);
     this.#child = child;
-    this.#turn({ type: 'running' });
+    this.#turn({ type: 'starting' });
+    this.#awaitCommand(child);
     child.once('exit', (code, signal) =>
       this.#onExit(code ?? 128 + (signal === 'SIGKILL' ? 9 : 15), start.clock.now() - began),
     );
@@ -52,7 +55,7 @@ export class Container {
 
   /** Pids of the command itself, as this machine sees them. */
   get pids(): readonly number[] {
-    const pid = this.holderPid;
+    const pid = this.#child?.pid;
     return pid === undefined ? [] : childrenOf(pid);
   }
 
@@ -64,7 +67,7 @@ export class Container {
   /** SIGTERM, after `graceMs` SIGKILL to everything in the container; resolves when nothing of it is left. */
   async stop(graceMs: number): Promise<void> {
     this.#stopped = true;
-    this.#cancelRestart();
+    this.#cancelTimer();
     const child = this.#child;
     if (child === undefined) return;
     // The first process of a namespace does not get a signal it has no handler for: nothing to wait for then.
@@ -75,15 +78,24 @@ export class Container {
     });
   }
 
+  #awaitCommand(child: ChildProcess): void {
+    this.#cancelTimer = this.start.clock.schedule(FORK_POLL_MS, () => {
+      if (this.#child !== child || hasExited(child)) return;
+      if (childrenOf(child.pid ?? 0).length > 0) this.#turn({ type: 'running' });
+      else this.#awaitCommand(child);
+    });
+  }
+
   #onExit(exitCode: number, livedMs: number): void {
     const { restartPolicy, backOff, clock } = this.start;
+    this.#cancelTimer();
     if (this.#stopped || restartPolicy === 'Never' || (restartPolicy === 'OnFailure' && exitCode === 0)) {
       this.#turn({ type: 'terminated', exitCode });
       return;
     }
     if (livedMs > STEADY_MS) backOff.reset();
     this.#turn({ type: 'waiting', reason: 'CrashLoopBackOff', exitCode });
-    this.#cancelRestart = clock.schedule(backOff.next(), () => {
+    this.#cancelTimer = clock.schedule(backOff.next(), () => {
       this.restarts += 1;
       this.run();
     });
@@ -150,6 +162,7 @@ function signal(pid: number, name: 'SIGTERM'): void {
   }
 }
 
+const FORK_POLL_MS = 4;
 /** A container that ran this long is not in a crash loop. */
 const STEADY_MS = 10_000;
 /** Looked at when a container starts. */

@@ -82,12 +82,13 @@ export function readLabFile(layout: LabLayout): LabFile | undefined {
   }
 }
 
-/** Undefined when no such process is there. */
+/** Undefined when no such process is there, or only what is left of it until its parent takes note. */
 export function processStartTicks(pid: number): string | undefined {
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
     // The second field is the command in parentheses and may hold spaces.
-    return stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19];
+    const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+    return fields[0] === 'Z' || fields[0] === 'X' ? undefined : fields[19];
   } catch {
     return undefined;
   }

@@ -23,9 +23,11 @@ export interface MeshOptions {
 /** The control plane and the agents of a lab, as processes. */
 export class MeshProcesses {
   readonly controlPlane: Daemon;
-  controlPlaneReady = false;
   #nodes: readonly LabNode[] = [];
   #stopped = false;
+  #readyPid: number | undefined;
+  #polling = false;
+  #cancelPoll: () => void = () => {};
 
   constructor(readonly options: MeshOptions) {
     const { layout, tokens } = options;
@@ -62,7 +64,11 @@ export class MeshProcesses {
       else clock.schedule(ROOT_POLL_MS, startAgents);
     };
     startAgents();
-    void this.#watchReadiness();
+    void this.#pollReadiness();
+  }
+
+  get controlPlaneReady(): boolean {
+    return this.#readyPid !== undefined && this.#readyPid === this.controlPlane.pid;
   }
 
   get ready(): boolean {
@@ -76,24 +82,35 @@ export class MeshProcesses {
 
   async stop(graceMs: number): Promise<void> {
     this.#stopped = true;
+    this.#cancelPoll();
     await Promise.all(
       [this.controlPlane, ...this.#nodes.map(({ agent }) => agent)].map((daemon) => daemon?.stop(graceMs)),
     );
   }
 
-  async #watchReadiness(): Promise<void> {
-    if (this.#stopped) return;
-    const before = [this.controlPlaneReady, ...this.#nodes.map(({ agentReady }) => agentReady)].join();
-    this.controlPlaneReady =
-      this.controlPlane.pid !== undefined && (await answers({ host: FABRIC.ipv4, port: 15014, path: '/ready' }));
+  async #pollReadiness(): Promise<void> {
+    if (this.#stopped || this.#polling) return;
+    this.#polling = true;
+    const before = this.#readyPids();
+    this.#readyPid = await readyPid(this.controlPlane, { host: FABRIC.ipv4, port: 15014, path: '/ready' });
     for (const node of this.#nodes) {
-      node.agentReady =
-        node.agent?.pid !== undefined &&
-        (await answers({ host: node.addresses.ipv4, port: 15021, path: '/healthz/ready' }));
+      node.readyPid = await readyPid(node.agent, { host: node.addresses.ipv4, port: 15021, path: '/healthz/ready' });
     }
-    const after = [this.controlPlaneReady, ...this.#nodes.map(({ agentReady }) => agentReady)].join();
-    if (after !== before) this.options.onChange();
-    this.options.clock.schedule(this.ready ? READY_POLL_MS : UNREADY_POLL_MS, () => void this.#watchReadiness());
+    this.#polling = false;
+    if (this.#readyPids() !== before) this.options.onChange();
+    this.#pollLater();
+  }
+
+  #pollLater(): void {
+    this.#cancelPoll();
+    this.#cancelPoll = this.options.clock.schedule(
+      this.ready ? READY_POLL_MS : UNREADY_POLL_MS,
+      () => void this.#pollReadiness(),
+    );
+  }
+
+  #readyPids(): string {
+    return [this.#readyPid, ...this.#nodes.map((node) => node.readyPid)].join();
   }
 
   #rotateTokens(): void {
@@ -104,13 +121,29 @@ export class MeshProcesses {
   }
 
   #daemon(name: string, command: readonly string[], log: string, netns?: string): Daemon {
-    const { program, env, clock, onChange } = this.options;
+    const { program, env, clock } = this.options;
+    const onChange = (): void => {
+      this.options.onChange();
+      if (!this.#polling) this.#pollLater();
+    };
     const enter = netns === undefined ? [] : ['nsenter', `--net=${netns}`, '--'];
     return new Daemon({ name, argv: [...enter, ...program, ...command], env, log, clock, onChange });
   }
 }
 
-function answers(target: { host: string; port: number; path: string }): Promise<boolean> {
+/** Of the process, when it says that it is ready: a later one has yet to say so. */
+async function readyPid(daemon: Daemon | undefined, target: Target): Promise<number | undefined> {
+  const pid = daemon?.pid;
+  return pid !== undefined && (await answers(target)) ? pid : undefined;
+}
+
+interface Target {
+  readonly host: string;
+  readonly port: number;
+  readonly path: string;
+}
+
+function answers(target: Target): Promise<boolean> {
   return new Promise((resolve) => {
     const asked = request({ ...target, agent: false, timeout: 1000 }, (response) => {
       response.resume();

@@ -13,7 +13,8 @@ export class LabNode {
   readonly addresses: AddressPair;
   readonly pool: AddressPool;
   agent: Daemon | undefined;
-  agentReady = false;
+  /** Of the agent that last said that it is ready. */
+  readyPid: number | undefined;
   readonly #records = new Map<string, string>();
   readonly #watcher: FSWatcher;
 
@@ -37,6 +38,10 @@ export class LabNode {
 
   get netns(): string {
     return netnsOf(this.pid);
+  }
+
+  get agentReady(): boolean {
+    return this.readyPid !== undefined && this.readyPid === this.agent?.pid;
   }
 
   /** Tells the agent of a pod that has a network namespace, or of a change of its facts. */

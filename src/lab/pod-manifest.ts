@@ -53,7 +53,7 @@ function containerStatus(
 ): Readonly<Record<string, unknown>> {
   const state = container?.state;
   const shown =
-    state === undefined
+    state === undefined || state.type === 'starting'
       ? { waiting: { reason: 'ContainerCreating' } }
       : state.type === 'running'
         ? { running: {} }

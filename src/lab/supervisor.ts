@@ -183,7 +183,8 @@ export class Supervisor {
 
   async stop(): Promise<void> {
     this.#stopped = true;
-    await Promise.all([this.pods.stopAll(STOP_GRACE_MS), this.mesh?.stop(STOP_GRACE_MS)]);
+    // Nobody is left to drain for: the agents go at once.
+    await Promise.all([this.pods.stopAll(STOP_GRACE_MS), this.mesh?.stop(0)]);
     this.#nameServer.close();
     for (const node of this.#nodes) node.close();
     await Promise.all(this.#nodes.map(({ holder }) => endChild(holder, 0)));
