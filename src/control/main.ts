@@ -48,6 +48,11 @@ export async function buildControlPlane(config: ControlPlaneConfig, clock: Clock
   const inputs = makeInputs(graph);
   const mesh = deriveMesh(graph, inputs, config.mesh);
   const { tables } = pushMesh(graph, mesh);
+  mesh.warnings.subscribe((changes) => {
+    for (const { key, after } of changes)
+      if (after !== undefined) log.warn({ object: key, warnings: after }, 'no effect');
+  });
+  metrics.gauge('meltemi_mesh_warnings', 'Objects of which something has no effect.', [], () => mesh.warnings.size);
   const source = directoryInput(config.source.directory, graph, inputs, { clock, log: logger('source'), metrics });
   built.defer(() => source.close());
 

@@ -1,4 +1,5 @@
-import { Composer, LineCounter, Parser, stringify } from 'yaml';
+import { createRequire } from 'node:module';
+import type * as Yaml from 'yaml';
 import { err, ok, type Result } from './result.js';
 
 /** YAML and JSON text to plain values and back. The only importer of yaml. */
@@ -31,6 +32,7 @@ export function* readYamlDocuments(text: string): Generator<Result<YamlDocument,
     yield ok({ value: json, line: 1 });
     return;
   }
+  const { Composer, LineCounter, Parser } = yaml();
   const lines = new LineCounter();
   // One document at a time: its tree is many times the size of what it says.
   const tokens = new Parser(lines.addNewLine).parse(text);
@@ -64,12 +66,17 @@ export function parseYaml(text: string): Result<unknown, readonly string[]> {
 
 /** One document, block style, keys in the order given. */
 export function formatYaml(value: unknown): string {
-  return stringify(value, { lineWidth: 0, aliasDuplicateObjects: false });
+  return yaml().stringify(value, { lineWidth: 0, aliasDuplicateObjects: false });
 }
 
 /** Several documents, divided by `---`. */
 export function formatYamlDocuments(values: readonly unknown[]): string {
   return values.map(formatYaml).join('---\n');
+}
+
+/** Loaded for the first text that is not JSON: a process that reads only JSON goes without its 4 MB. */
+function yaml(): typeof Yaml {
+  return load('yaml') as typeof Yaml;
 }
 
 function parseJson(text: string): unknown {
@@ -84,6 +91,7 @@ function oneLine(message: string): string {
   return message.split('\n')[0] ?? message;
 }
 
+const load = createRequire(import.meta.url);
 const JSON_OBJECT = /^\s*\{/;
 /** Against documents that unfold to gigabytes. */
 const MAX_ALIASES = 1000;

@@ -79,6 +79,9 @@ function deriveServiceWarnings(
       sentences.push(
         ...unix.map(({ address }) => `endpoint ${address} has no effect: it cannot be reached from elsewhere`),
       );
+      if (entry.exportTo.some((each) => each !== '*')) {
+        sentences.push('exportTo has no effect: agents show its hosts to every namespace');
+      }
       return sentences.length === 0 ? [] : [{ object: `ServiceEntry ${source}`, sentences }];
     },
     ({ object }) => object,

@@ -17,6 +17,8 @@ export interface ServiceEntry {
   readonly endpoints: readonly WorkloadEntrySpec[];
   readonly workloadSelector: Selector;
   readonly subjectAltNames: readonly string[];
+  /** Namespaces that shall see it. */
+  readonly exportTo: readonly string[];
   /** Addresses somebody has allocated already, by host (empty host: for all). */
   readonly statusAddresses: readonly { readonly host: string; readonly ip: string }[];
 }
@@ -78,6 +80,7 @@ export function readServiceEntry(object: Fields): ServiceEntry {
     endpoints,
     workloadSelector: selector?.stringMap('labels'),
     subjectAltNames: spec.strings('subjectAltNames'),
+    exportTo: spec.strings('exportTo'),
     statusAddresses: object.object('status').objects('addresses', (each) => ({
       host: each.string('host'),
       ip: each.optionalIp('value') ?? '',

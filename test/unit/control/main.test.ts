@@ -67,6 +67,19 @@ t.test('an agent follows a directory through the control plane', { timeout: 60_0
   t.match((await get(socket, '/metrics')).body, /meltemi_source_bad_files 1\n/);
   t.equal(status.agents.length, 1);
 
+  put('audit.yaml', audit);
+  put('four.yaml', pod('four', '10.1.0.4'));
+  t.same(
+    (await early.next(ADDRESS_TYPE)).changed.map(({ name }) => name),
+    ['Kubernetes//Pod/shop/four'],
+  );
+  t.ok(
+    logged.some((line) => line.includes('AuthorizationPolicy shop/audit') && line.includes('AUDIT is not supported')),
+  );
+  t.match((await get(socket, '/metrics')).body, /meltemi_mesh_warnings 1\n/);
+
+  rmSync(join(manifests, 'four.yaml'));
+  await early.next(ADDRESS_TYPE);
   rmSync(join(manifests, 'web.yaml'));
   const gone = await early.next(ADDRESS_TYPE);
   t.same([...gone.removed].sort(), ['Kubernetes//Pod/shop/web', 'shop/web.shop.svc.cluster.local']);
@@ -268,6 +281,13 @@ apiVersion: security.istio.io/v1
 kind: PeerAuthentication
 metadata: { name: default, namespace: shop }
 spec: { mtls: { mode: STRICT } }
+`;
+
+const audit = `
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: { name: audit, namespace: shop }
+spec: { action: AUDIT }
 `;
 
 const SERVER_NAME = 'istiod.istio-system.svc';
