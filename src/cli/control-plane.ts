@@ -1,12 +1,13 @@
 import type { Command } from 'commander';
-import { readConfig } from '../control/config.js';
-import { runControlPlane as run } from '../control/main.js';
 
 /** Runs until SIGTERM or SIGINT. Rejects with what is wrong with the configuration, or what could not be listened on. */
 export async function runControlPlane(configPath: string): Promise<void> {
+  // Loaded here and not above, so that the other commands do not pay for it.
+  const { readConfig } = await import('../control/config.js');
   const config = readConfig(configPath);
   if (!config.ok) throw new Error(config.error);
-  await run(config.value);
+  const { runControlPlane } = await import('../control/main.js');
+  await runControlPlane(config.value);
 }
 
 export function registerControlPlane(program: Command): void {
