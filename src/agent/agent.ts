@@ -42,6 +42,8 @@ export interface AgentParts {
   /** Makes the DNS proxy, unless it is switched off. */
   readonly dns: ((source: DnsSource) => DnsProxy) | undefined;
   readonly clock: Clock;
+  /** Gives memory back after the mesh was read for the first time. */
+  readonly compact: () => void;
 }
 
 /**
@@ -254,7 +256,10 @@ export class Agent {
           onUpdate: (update) => this.#apply(this.#store.applyPolicies(update)),
         },
       ],
-      onSynced: this.#tasks.xds,
+      onSynced: () => {
+        this.#tasks.xds();
+        clock.schedule(COMPACT_AFTER_MS, this.parts.compact);
+      },
       metrics: xdsMetrics(this.#registry),
       clock,
       log: logger('xds'),
@@ -289,7 +294,7 @@ export class Agent {
     count('meltemi_certificates_missing', 'Identities without a valid certificate.', () => {
       return this.#certificates.missing().length;
     });
-    count('meltemi_access_log_dropped', 'Access log lines that could not be written.', () => this.#accessLog.dropped);
+    count('meltemi_access_log_unwritten', 'Access log lines that could not be written.', () => this.#accessLog.dropped);
   }
 
   async #serve(routes: ReadonlyMap<string, Route>, address: ListenAddress): Promise<void> {
@@ -345,3 +350,4 @@ function typeUrl(name: string): string {
 
 const MAX_DUMPED_CONNECTIONS = 10_000;
 const HANDOVER_WAIT_MS = 200;
+const COMPACT_AFTER_MS = 1000;

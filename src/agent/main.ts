@@ -12,11 +12,12 @@ import { NftRedirector } from './redirect/nft.js';
 import type { RedirectPorts } from './redirect/redirector.js';
 
 /**
- * `meltemi agent`: the agent of one node, until SIGTERM or SIGINT. Rejects when the configuration is wrong or the
+ * `meltemi agent`: the agent of one node, until SIGTERM or SIGINT. `configText` (YAML or JSON) is the content of
+ * `configPath`. Rejects when the configuration is wrong or the
  * machine cannot do what is needed; after the start nothing that goes wrong ends it.
  */
-export async function runAgent(configPath: string): Promise<void> {
-  const config = readConfig(configPath);
+export async function runAgent(configPath: string, configText: string): Promise<void> {
+  const config = readConfig(configPath, configText);
   setLevel(config.logLevel);
   const log = logger('agent');
   mkdirSync(config.stateDir, { recursive: true });
@@ -30,6 +31,8 @@ export async function runAgent(configPath: string): Promise<void> {
     pods: new PodDirectory(config.podsDirectory, systemClock, logger('enroll')),
     dns: config.dns.enabled ? (source) => dnsProxy(config, source) : undefined,
     clock: systemClock,
+    // Only there when the process was started with it.
+    compact: () => globalThis.gc?.({ type: 'major', execution: 'sync', flavor: 'last-resort' }),
   });
   const { promise: asked, resolve: quit } = Promise.withResolvers<string>();
   await agent.listen(() => quit('the admin interface'));
@@ -43,8 +46,8 @@ export async function runAgent(configPath: string): Promise<void> {
   await agent.stop();
 }
 
-function readConfig(path: string): AgentConfig {
-  const parsed = parseAgentConfig(readFileSync(path, 'utf8'));
+function readConfig(path: string, text: string): AgentConfig {
+  const parsed = parseAgentConfig(text);
   if (!parsed.ok) throw new Error(`${path}:\n  ${parsed.error.join('\n  ')}`);
   return parsed.value;
 }

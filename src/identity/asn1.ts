@@ -1,7 +1,15 @@
-import forge from 'node-forge';
+import { createRequire } from 'node:module';
+import type Forge from 'node-forge';
 
 /** DER values by name, on top of forge's ASN.1. With x509's layouts beside it, the only importer of node-forge. */
-export type Asn1 = forge.asn1.Asn1;
+/** Only these parts of forge: the whole (its TLS, PKCS and ciphers) costs a process 5 MB. */
+const load = createRequire(import.meta.url);
+const forge: Pick<typeof Forge, 'asn1' | 'util'> = {
+  util: load('node-forge/lib/util.js') as typeof Forge.util,
+  asn1: load('node-forge/lib/asn1.js') as typeof Forge.asn1,
+};
+
+export type Asn1 = Forge.asn1.Asn1;
 
 export function sequence(...children: Asn1[]): Asn1 {
   return universal(Type.SEQUENCE, children);
@@ -61,7 +69,7 @@ export function contextual(tag: number, content: readonly Asn1[] | Uint8Array): 
   const constructed = !(content instanceof Uint8Array);
   return forge.asn1.create(
     forge.asn1.Class.CONTEXT_SPECIFIC,
-    tag as forge.asn1.Type,
+    tag as Forge.asn1.Type,
     constructed,
     constructed ? [...content] : binary(content),
   );
@@ -113,7 +121,7 @@ export function isContextual(value: Asn1 | undefined, tag: number): boolean {
 
 export const Type = forge.asn1.Type;
 
-function universal(type: forge.asn1.Type, value: Asn1[] | string): Asn1 {
+function universal(type: Forge.asn1.Type, value: Asn1[] | string): Asn1 {
   return forge.asn1.create(forge.asn1.Class.UNIVERSAL, type, Array.isArray(value), value);
 }
 
