@@ -1,0 +1,214 @@
+import t from 'tap';
+import { Enrolment, type EnrolmentStep } from '../../../../src/agent/enroll/enrolment.js';
+import { type PodRecord, parsePodRecord } from '../../../../src/agent/enroll/pod-record.js';
+import type { PodSource } from '../../../../src/agent/enroll/pod-source.js';
+import { ManualClock } from '../../../../src/lib/manual-clock.js';
+import { logger, setLogSink } from '../../../../src/telemetry/log.js';
+
+setLogSink(() => undefined);
+
+const AMBIENT = { 'istio.io/dataplane-mode': 'ambient' };
+
+function pod(name: string, more: Partial<Record<keyof PodRecord, unknown>> = {}): PodRecord {
+  const parsed = parsePodRecord({
+    uid: `${name}-uid`,
+    name,
+    namespace: 'shop',
+    serviceAccount: name,
+    namespaceLabels: AMBIENT,
+    netns: `/run/netns/${name}`,
+    ips: ['10.0.0.1'],
+    phase: 'Running',
+    ...more,
+  });
+  if (!parsed.ok) throw new Error(parsed.error);
+  return parsed.value;
+}
+
+async function setUp(leftovers: readonly string[] = []) {
+  const clock = new ManualClock();
+  const did: string[] = [];
+  const failing = new Set<string>();
+  const drifted: string[] = [];
+  const reports = new Map<string, string>();
+  const netnsIds = new Map<string, string>();
+  const step = (name: string): EnrolmentStep => ({
+    name,
+    async enrol({ record }) {
+      did.push(`${name}+ ${record.name}`);
+      return failing.has(`${name} ${record.name}`) ? 'it broke' : undefined;
+    },
+    async unenrol({ record }, why) {
+      did.push(`${name}- ${record.name}: ${why}`);
+      return failing.has(`${name}- ${record.name}`) ? 'it broke' : undefined;
+    },
+    audit: async () => (name === 'two' ? drifted.splice(0) : []),
+  });
+  let list: (pods: readonly PodRecord[]) => void = () => undefined;
+  const source: PodSource = {
+    start: async (changed) => {
+      list = changed;
+    },
+    report: (record, redirection) => {
+      if (redirection === undefined) reports.delete(record.name);
+      else reports.set(record.name, redirection);
+    },
+    wasRedirected: (record) => leftovers.includes(record.name),
+    close: () => undefined,
+  };
+  const enrolment = new Enrolment({
+    source,
+    steps: [step('one'), step('two')],
+    cluster: 'Kubernetes',
+    netnsId: (path) => netnsIds.get(path) ?? (path === '' ? '' : `id of ${path}`),
+    clock,
+    log: logger('enroll'),
+    random: () => 0,
+  });
+  await enrolment.start();
+  return {
+    clock,
+    enrolment,
+    failing,
+    drifted,
+    reports,
+    netnsIds,
+    /** Shows the list, and what was done since the last time. */
+    async show(...pods: PodRecord[]): Promise<string[]> {
+      list(pods);
+      await settled();
+      return did.splice(0);
+    },
+    async later(ms: number): Promise<string[]> {
+      clock.advance(ms);
+      await settled();
+      return did.splice(0);
+    },
+  };
+}
+
+t.test('a captured pod goes through the steps in order, and back in reverse order', async (t) => {
+  const { show, reports, enrolment } = await setUp();
+  t.equal(enrolment.settled, false);
+  t.strictSame(await show(pod('a')), ['one+ a', 'two+ a']);
+  t.equal(enrolment.settled, true);
+  t.equal(reports.get('a'), 'enabled');
+  t.match(enrolment.states(), [{ uid: 'Kubernetes//Pod/shop/a', state: 'enabled', because: 'namespace-label' }]);
+  t.strictSame(await show(pod('a', { namespaceLabels: {} })), [
+    'two- a: pod left the mesh',
+    'one- a: pod left the mesh',
+  ]);
+  t.notOk(reports.has('a'));
+  t.strictSame(await show(pod('a')), ['one+ a', 'two+ a']);
+  t.strictSame(await show(), ['two- a: pod deleted', 'one- a: pod deleted']);
+  t.strictSame(enrolment.states(), []);
+});
+
+t.test('showing the same again does nothing', async (t) => {
+  const { show } = await setUp();
+  await show(pod('a'));
+  t.strictSame(await show(pod('a')), []);
+});
+
+t.test('a change of labels enrols again, without a gap', async (t) => {
+  const { show } = await setUp();
+  await show(pod('a'));
+  t.strictSame(await show(pod('a', { labels: { app: 'x' } })), ['one+ a', 'two+ a']);
+});
+
+t.test('another network namespace, address or object is another pod', async (t) => {
+  const { show, netnsIds, later } = await setUp();
+  await show(pod('a'));
+  const replaced = ['two- a: pod replaced', 'one- a: pod replaced', 'one+ a', 'two+ a'];
+  t.strictSame(await show(pod('a', { netns: '/run/netns/other' })), replaced);
+  t.strictSame(await show(pod('a', { netns: '/run/netns/other', ips: ['10.0.0.9'] })), replaced);
+  t.strictSame(await show(pod('a', { uid: 'b', netns: '/run/netns/other', ips: ['10.0.0.9'] })), replaced);
+  netnsIds.set('/run/netns/other', 'made anew');
+  t.strictSame(await later(30_000), replaced, 'found by the audit');
+});
+
+t.test('a step that fails is tried again, and other pods go on', async (t) => {
+  const { show, later, failing, reports, enrolment } = await setUp();
+  failing.add('two a');
+  t.strictSame((await show(pod('a'), pod('b'))).sort(), ['one+ a', 'one+ b', 'two+ a', 'two+ b']);
+  t.equal(reports.get('a'), 'pending: two: it broke');
+  t.equal(reports.get('b'), 'enabled');
+  t.equal(enrolment.pending, 1);
+  t.equal(enrolment.settled, true, 'one try is enough to be settled');
+  t.strictSame(await later(50), ['one+ a', 'two+ a']);
+  failing.clear();
+  t.strictSame(await later(100), ['one+ a', 'two+ a']);
+  t.equal(reports.get('a'), 'enabled');
+});
+
+t.test('what failed half-way is undone when the pod leaves', async (t) => {
+  const { show, failing } = await setUp();
+  failing.add('two a');
+  await show(pod('a'));
+  t.strictSame(await show(), ['two- a: pod deleted', 'one- a: pod deleted']);
+});
+
+t.test('an undoing that fails is tried again before anything else', async (t) => {
+  const { show, later, failing } = await setUp();
+  await show(pod('a'));
+  failing.add('two- a');
+  t.strictSame(await show(), ['two- a: pod deleted']);
+  failing.clear();
+  t.strictSame(await later(50), ['two- a: pod deleted', 'one- a: pod deleted']);
+});
+
+t.test('the pod label wins, and host network, sidecars and ended pods stay out', async (t) => {
+  const { show, enrolment } = await setUp();
+  await show(
+    pod('in', { namespaceLabels: {}, labels: AMBIENT }),
+    pod('out', { labels: { 'istio.io/dataplane-mode': 'none' } }),
+    pod('host', { hostNetwork: true }),
+    pod('side', { annotations: { 'sidecar.istio.io/status': '{}' } }),
+    pod('done', { phase: 'Succeeded' }),
+  );
+  t.strictSame(
+    enrolment.states().map(({ name, state, because }) => [name, state, because]),
+    [
+      ['in', 'enabled', 'pod-label'],
+      ['out', 'none', 'pod-label'],
+      ['host', 'none', 'host-network'],
+      ['side', 'none', 'sidecar'],
+      ['done', 'none', 'ended'],
+    ],
+  );
+});
+
+t.test('a pod without a network namespace waits for one', async (t) => {
+  const { show, reports } = await setUp();
+  t.strictSame(await show(pod('a', { netns: '' })), []);
+  t.equal(reports.get('a'), 'pending: it has no network namespace yet');
+  t.strictSame(await show(pod('a')), ['one+ a', 'two+ a']);
+});
+
+t.test('what a former process left is undone, or enrolled over', async (t) => {
+  const { show } = await setUp(['a', 'b']);
+  t.strictSame((await show(pod('a', { namespaceLabels: {} }), pod('b'))).sort(), [
+    'one+ b',
+    'one- a: pod left the mesh',
+    'two+ b',
+    'two- a: pod left the mesh',
+  ]);
+});
+
+t.test('of two pods of one name the living one counts', async (t) => {
+  const { show } = await setUp();
+  const old = pod('a', { uid: 'old', phase: 'Failed' });
+  t.strictSame(await show(pod('a', { uid: 'new' }), old), ['one+ a', 'two+ a']);
+});
+
+t.test('drift is mended', async (t) => {
+  const { show, later, drifted } = await setUp();
+  await show(pod('a'));
+  t.strictSame(await later(30_000), []);
+  drifted.push('a rule is gone');
+  t.strictSame(await later(30_000), ['one+ a', 'two+ a']);
+});
+
+async function settled(): Promise<void> {
+  for (let i = 0; i < 50; i++) await Promise.resolve();
+}
