@@ -32,7 +32,7 @@ export async function explain(pod: string, target: string, agents: AgentQuery): 
   for (const route of outbound.routes) {
     steps.push(routeStep(route, outbound));
     for (const endpoint of route.endpoints.filter(({ eligible }) => eligible)) {
-      const reached = await reach(outbound, endpoint, agents);
+      const reached = route.because === 'own-address' ? ownDelivery(endpoint) : await reach(outbound, endpoint, agents);
       steps.push(...reached.steps);
       endpoints.push(reached.outcome);
     }
@@ -43,6 +43,16 @@ export async function explain(pod: string, target: string, agents: AgentQuery): 
 interface Reached {
   readonly steps: readonly Step[];
   readonly outcome: EndpointOutcome;
+}
+
+/** A pod talks to itself: the mesh has no part in it. */
+function ownDelivery({ uid, ip, port }: EndpointExplanation): Reached {
+  const because = 'own-address';
+  const text = `${ip}:${port} is the pod's own: nothing leaves it`;
+  return {
+    steps: [{ decision: 'delivery', because, objects: [], text }],
+    outcome: { uid, ip, port, transport: 'plaintext', outcome: 'allowed', because, objects: [] },
+  };
 }
 
 /** One endpoint: how it is reached, and what its own side says. */
@@ -85,6 +95,10 @@ function conclude(
     const outcome = resolution.because === 'not-a-mesh-name' ? 'unknown' : 'denied';
     const because = outcome === 'denied' ? 'no-address' : resolution.because;
     return { outcome, transport: 'none', because, objects: [] };
+  }
+  const [first] = routes;
+  if (first !== undefined && routes.every(({ because }) => because === 'not-an-address-of-the-cluster')) {
+    return { outcome: 'unknown', transport: 'none', because: first.because, objects: first.objects };
   }
   const refusedRoutes = routes.filter(({ action }) => action === 'deny');
   const allowed = endpoints.filter(({ outcome }) => outcome === 'allowed');

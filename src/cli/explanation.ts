@@ -2,7 +2,7 @@
 export interface Explanation {
   readonly from: string;
   readonly to: string;
-  /** `mixed`: it depends on the endpoint that is chosen. `unknown`: the name is none of the mesh's. */
+  /** `mixed`: it depends on the endpoint that is chosen. `unknown`: the name or address is none of the mesh's, and the network decides. */
   readonly outcome: 'allowed' | 'denied' | 'mixed' | 'unknown';
   /** Of the connections that are allowed, or else of those that are refused. */
   readonly transport: 'hbone' | 'plaintext' | 'mixed' | 'none';

@@ -79,12 +79,23 @@ export function explainOutbound(
     sourceIps: record.ips,
     resolution,
     port,
-    routes: addresses.map((ip) =>
-      captured
+    routes: addresses.map((ip) => {
+      if (isOwn(record, ip)) return ownRoute(record, ip, port);
+      return captured
         ? capturedRoute(state.uid, record, ip, port, source, self)
-        : uncapturedRoute(record, ip, port, source, self),
-    ),
+        : uncapturedRoute(record, ip, port, source, self);
+    }),
   };
+}
+
+/** The kernel delivers it inside the pod, over its loopback device, which is not redirected. */
+function ownRoute({ namespace, name }: PodRecord, ip: string, port: number): RouteExplanation {
+  const objects = [`pod/${namespace}/${name}`];
+  return { ip, action: 'direct', because: 'own-address', objects, endpoints: [plainEndpoint('', ip, port)] };
+}
+
+function isOwn({ ips }: PodRecord, ip: string): boolean {
+  return ips.includes(ip) || ip.startsWith('127.') || ip === '::1';
 }
 
 function capturedRoute(
@@ -133,6 +144,10 @@ function uncapturedRoute(
   }
   const key = serviceKey(service);
   const objects = [`service/${key}`];
+  // Nodes translate the addresses of Services only: those of a ServiceEntry may be anybody's, or nobody's.
+  if (!service.hostname.endsWith(`.svc.${self.clusterDomain}`)) {
+    return { ip, action: 'direct', because: 'not-an-address-of-the-cluster', objects, endpoints: [] };
+  }
   if (!service.ports.some(({ servicePort }) => servicePort === port)) {
     return { ip, action: 'deny', because: 'no-such-port', objects, endpoints: [] };
   }

@@ -41,10 +41,24 @@ export function keyOf({ name, namespace }: Person): string {
   return `${name}.${namespace}`;
 }
 
-export function agreementWorld(): Manifest[] {
+/** Namespaces and pods. Applied as one, so that no state in between is seen. */
+export function labelled(labels: Labels): Manifest[] {
+  const present = (all: Readonly<Record<string, string | null>>): Record<string, string> =>
+    Object.fromEntries(Object.entries(all).filter((entry): entry is [string, string] => entry[1] !== null));
   return [
-    ...NAMESPACES.map((name) => namespace(name)),
-    ...PEOPLE.map((person) => serverPod({ ...person, labels: { version: 'v1', tier: 'front' } }, [...PORTS])),
+    ...NAMESPACES.map((name) => namespace(name, present({ [MODE]: labels.namespaces[name] ?? null }))),
+    ...PEOPLE.map((person) => serverPod({ ...person, labels: present({ ...labels.pods[keyOf(person)] }) }, [...PORTS])),
+  ];
+}
+
+/** Nobody in the mesh. */
+export const UNLABELLED: Labels = {
+  namespaces: {},
+  pods: Object.fromEntries(PEOPLE.map((person) => [keyOf(person), { [MODE]: null, version: 'v1', tier: 'front' }])),
+};
+
+export function services(): Manifest[] {
+  return [
     dualService('pair', 'red', { tier: 'front' }, VIPS.pair),
     dualService('single', 'blue', { app: 'dot' }, VIPS.single),
     dualService('nobody', 'blue', { app: 'nobody' }, VIPS.nobody),
