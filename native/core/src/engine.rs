@@ -263,7 +263,24 @@ impl Engine {
         ] {
             out.push_str(&format!("# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n"));
         }
+        out.push_str("# HELP meltemi_limit_reached_total Times a limit was reached\n");
+        out.push_str("# TYPE meltemi_limit_reached_total counter\n");
+        for (limit, times) in self.limits_reached() {
+            out.push_str(&format!("meltemi_limit_reached_total{{limit=\"{limit}\"}} {times}\n"));
+        }
         out
+    }
+
+    fn limits_reached(&self) -> [(&'static str, u64); 5] {
+        let flows = lock(&self.shared.flows).stats();
+        let reached = &self.shared.reached;
+        [
+            ("connections", reached.connections.load(Ordering::Relaxed)),
+            ("flows", flows.evicted),
+            ("peer", reached.peer.load(Ordering::Relaxed)),
+            ("pending", flows.quota_full),
+            ("streams", reached.streams.load(Ordering::Relaxed)),
+        ]
     }
 
     /// Live connections, newest last. Waits for the loops, a moment at most.

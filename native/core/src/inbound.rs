@@ -11,6 +11,7 @@ use crate::worker::{Token, Worker};
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 impl Worker {
     /// Headers of a stream that the peer opens, or its trailers.
@@ -36,6 +37,8 @@ impl Worker {
         let is_full = of_tunnel.streams.len() >= MAX_PEER_STREAMS as usize;
         let over_quota = of_tunnel.pod.load() >= self.shared.options.max_connections_per_pod;
         if of_tunnel.is_draining || is_draining || is_full || over_quota {
+            self.shared.reached.streams.fetch_add(u64::from(is_full), Relaxed);
+            self.shared.reached.connections.fetch_add(u64::from(over_quota), Relaxed);
             let refused = h2::number_frame(h2::kind::RST_STREAM, stream, Code::RefusedStream as u32);
             self.put(tunnel, &refused);
             return Ok(());

@@ -30,8 +30,20 @@ pub(crate) struct Shared {
     pub connections: AtomicUsize,
     pub tunnels: AtomicUsize,
     pub draining: AtomicBool,
+    pub reached: Reached,
     wake: Box<dyn Fn() + Send + Sync>,
     woken: AtomicBool,
+}
+
+/// How often limits of the loops were reached, for `meltemi_limit_reached_total`.
+#[derive(Default)]
+pub(crate) struct Reached {
+    /// A pod had as many connections as it may.
+    pub connections: AtomicU64,
+    /// A peer opened more streams on a tunnel than it may.
+    pub streams: AtomicU64,
+    /// A peer broke HTTP/2 or went beyond what it may send; its tunnel was closed.
+    pub peer: AtomicU64,
 }
 
 /// Rendered access-log lines that nobody has taken yet.
@@ -98,6 +110,7 @@ impl Shared {
             connections: AtomicUsize::new(0),
             tunnels: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
+            reached: Reached::default(),
             wake,
             woken: AtomicBool::new(false),
             options,

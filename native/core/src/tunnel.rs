@@ -604,6 +604,7 @@ impl Worker {
     }
 
     fn violated(&mut self, slot: u32, violation: Violation) -> Failure {
+        self.shared.reached.peer.fetch_add(1, Relaxed);
         if let Some(tunnel) = self.tunnels.get(slot).filter(|tunnel| tunnel.is_open()) {
             let last = if tunnel.is_client() { 0 } else { tunnel.stream };
             let message = format!("{} ({}): {}", tunnel.peer, tunnel.peer_identity, violation.what);

@@ -499,6 +499,7 @@ impl Worker {
             };
             let (pod, kind, fd) = (listener.pod.clone(), listener.kind, listener.fd.as_raw_fd());
             if pod.load() >= self.shared.options.max_connections_per_pod {
+                self.shared.reached.connections.fetch_add(1, Relaxed);
                 return self.pause_pod(&pod, self.now_ms + PAUSE_MS);
             }
             match net::accept(fd) {
