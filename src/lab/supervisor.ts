@@ -56,6 +56,8 @@ export class Supervisor {
   #names: NameTable = new Map();
   #services: readonly ServiceView[] = [];
   #problems: readonly string[] = [];
+  /** Pods that were ready when the rules of Services were last made: what waits for a pod may then use its Service. */
+  #served: ReadonlySet<LabPod> = new Set();
   #dirty = false;
   #running: Promise<void> | undefined;
   #stopped = false;
@@ -163,7 +165,7 @@ export class Supervisor {
         addresses: both(pod.start.addresses),
         pids: pod.containers.flatMap(({ pids }) => pids),
         phase: pod.phase,
-        ready: pod.ready,
+        ready: pod.ready && this.#served.has(pod),
         stopping: pod.stopping,
         restarts: pod.containers.reduce((sum, { restarts }) => sum + restarts, 0),
         redirection: this.#redirection(pod),
@@ -197,6 +199,7 @@ export class Supervisor {
         await this.#round();
       } catch (error) {
         this.#options.log.error({ error }, 'the world could not be brought in line; trying again with the next change');
+        this.#problems = [...this.#problems, error instanceof Error ? error.message : String(error)];
       }
       this.version += 1;
       const waiting = [...this.#waiting];
@@ -223,7 +226,9 @@ export class Supervisor {
     // The agent and the control plane learn of a pod before it is admitted, so before any of its processes runs.
     for (const pod of pods) this.#publish(pod);
     this.#mirror.sync(this.#manifests(objects, pods));
+    const ready = pods.filter((pod) => pod.ready);
     await this.#setServices(pods);
+    this.#served = new Set(ready);
   }
 
   #publish(pod: LabPod): void {

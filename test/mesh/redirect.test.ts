@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { test } from 'tap';
+import root, { test } from 'tap';
 import { openNetnsTools } from '../../src/agent/dataplane/native.js';
 import { NftRedirector } from '../../src/agent/redirect/nft.js';
 import type { RedirectedPod } from '../../src/agent/redirect/redirector.js';
@@ -11,6 +11,11 @@ const NAMESERVER = { 4: '10.9.0.1', 6: 'fd09::1' } as const;
 const POD = { 4: '10.9.0.2', 6: 'fd09::2' } as const;
 const PROBE = { 4: '169.254.7.127', 6: 'fd16:9254:7127:1337:ffff:ffff:ffff:ffff' } as const;
 
+root.setTimeout(0);
+root.teardown(() => {
+  for (const holder of holders) holder.kill('SIGKILL');
+});
+
 const holders: ChildProcess[] = [];
 let podNetns = '';
 let peerNetns = '';
@@ -18,7 +23,7 @@ let pod: RedirectedPod;
 let redirector: NftRedirector;
 let before: readonly string[];
 
-test('two namespaces are joined', async () => {
+test('two namespaces are joined', { timeout: 60_000 }, async () => {
   for (let made = 0; made < 2; made++) {
     const child = spawn('unshare', ['--net', '--', 'sh', '-c', 'echo; exec sleep infinity'], {
       stdio: ['ignore', 'pipe', 'inherit'],
@@ -57,14 +62,14 @@ test('two namespaces are joined', async () => {
   redirector = new NftRedirector({ tools: openNetnsTools() });
 });
 
-test('before it, connections go where they want', async (t) => {
+test('before it, connections go where they want', { timeout: 60_000 }, async (t) => {
   for (const family of [4, 6] as const) {
     t.equal(await reach(podNetns, NAMESERVER[family], 9000, peerNetns, [9000, 15001]), '9000');
     t.equal(await reach(peerNetns, POD[family], 8080, podNetns, [8080, 15006]), '8080');
   }
 });
 
-test('applied twice, the rules are the same', async (t) => {
+test('applied twice, the rules are the same', { timeout: 60_000 }, async (t) => {
   t.same(await redirector.apply(pod), { ok: true, value: undefined });
   const once = await state();
   t.same(await redirector.apply(pod), { ok: true, value: undefined });
@@ -73,19 +78,23 @@ test('applied twice, the rules are the same', async (t) => {
 });
 
 for (const family of [4, 6] as const) {
-  test(`IPv${family}: what the app sends comes to the outbound listener, what is sent to it to the inbound one`, async (t) => {
+  test(`IPv${family}: what the app sends comes to the outbound listener, what is sent to it to the inbound one`, {
+    timeout: 60_000,
+  }, async (t) => {
     t.equal(await reach(podNetns, NAMESERVER[family], 9000, peerNetns, [9000], podNetns, [15001]), '15001');
     t.equal(await reach(peerNetns, POD[family], 8080, podNetns, [8080, 15006]), '15006');
     t.equal(await reach(peerNetns, POD[family], 15008, podNetns, [15008, 15006]), '15008', 'tunnels are let in');
   });
 
-  test(`IPv${family}: probes of the node reach the app, and so does what the pod says to itself`, async (t) => {
+  test(`IPv${family}: probes of the node reach the app, and so does what the pod says to itself`, {
+    timeout: 60_000,
+  }, async (t) => {
     t.equal(await reach(peerNetns, POD[family], 8080, podNetns, [8080, 15006], podNetns, [], PROBE[family]), '8080');
     t.equal(await reach(podNetns, POD[family], 8080, podNetns, [8080, 15001, 15006]), '8080');
     t.equal(await reach(podNetns, family === 4 ? '127.0.0.1' : '::1', 8080, podNetns, [8080, 15001, 15006]), '8080');
   });
 
-  test(`IPv${family}: the mark of the engine passes`, async (t) => {
+  test(`IPv${family}: the mark of the engine passes`, { timeout: 60_000 }, async (t) => {
     await must(
       podNetns,
       'nft',
@@ -95,18 +104,22 @@ for (const family of [4, 6] as const) {
     await must(podNetns, 'nft', 'delete table inet marks');
   });
 
-  test(`IPv${family}: queries to the pod's nameserver are captured, over UDP and TCP`, async (t) => {
+  test(`IPv${family}: queries to the pod's nameserver are captured, over UDP and TCP`, {
+    timeout: 60_000,
+  }, async (t) => {
     t.equal(await reach(podNetns, NAMESERVER[family], 53, peerNetns, [53], podNetns, [15053, 15001]), '15053');
     t.equal(await ask(podNetns, NAMESERVER[family], 53, podNetns, 15053), '15053');
   });
 }
 
-test('queries to another nameserver are left alone, and its TCP is a connection like any', async (t) => {
+test('queries to another nameserver are left alone, and its TCP is a connection like any', {
+  timeout: 60_000,
+}, async (t) => {
   t.equal(await ask(podNetns, '10.9.0.9', 53, peerNetns, 53), '53');
   t.equal(await reach(podNetns, '10.9.0.9', 53, peerNetns, [53], podNetns, [15053, 15001]), '15001');
 });
 
-test('audit names a rule that went, and one that came', async (t) => {
+test('audit names a rule that went, and one that came', { timeout: 60_000 }, async (t) => {
   await must(podNetns, 'nft', 'flush chain inet meltemi capture-in');
   await must(podNetns, 'nft', 'add rule inet meltemi capture-in tcp dport 81 accept');
   const found = await redirector.audit(pod);
@@ -116,26 +129,26 @@ test('audit names a rule that went, and one that came', async (t) => {
   t.same(await redirector.audit(pod), { ok: true, value: [] });
 });
 
-test('bypass of inbound capture leaves outbound captured', async (t) => {
+test('bypass of inbound capture leaves outbound captured', { timeout: 60_000 }, async (t) => {
   await redirector.apply({ ...pod, bypassInbound: true });
   t.equal(await reach(peerNetns, POD[4], 8080, podNetns, [8080, 15006]), '8080');
   t.equal(await reach(podNetns, NAMESERVER[4], 9000, peerNetns, [9000], podNetns, [15001]), '15001');
 });
 
-test('released, nothing new is captured', async (t) => {
+test('released, nothing new is captured', { timeout: 60_000 }, async (t) => {
   t.same(await redirector.release(pod), { ok: true, value: undefined });
   t.equal(await reach(podNetns, NAMESERVER[4], 9000, peerNetns, [9000], podNetns, [15001]), '9000');
   t.equal(await reach(peerNetns, POD[6], 8080, podNetns, [8080, 15006]), '8080');
 });
 
-test('removed, nothing of it is left, and again is no error', async (t) => {
+test('removed, nothing of it is left, and again is no error', { timeout: 60_000 }, async (t) => {
   t.same(await redirector.remove(pod), { ok: true, value: undefined });
   t.same(await state(), before);
   t.same(await redirector.remove(pod), { ok: true, value: undefined });
   t.equal(await reach(podNetns, NAMESERVER[4], 9000, peerNetns, [9000, 15001]), '9000');
 });
 
-test('a pod that is gone needs no removal', async (t) => {
+test('a pod that is gone needs no removal', { timeout: 60_000 }, async (t) => {
   for (const holder of holders) {
     holder.kill('SIGKILL');
     await once(holder, 'exit');
