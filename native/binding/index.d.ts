@@ -220,4 +220,6 @@ export declare function openTcpListener(netns: string, address: string, port: nu
 
 export declare function openUdp(netns: string, address: string, port: number, mark: number): EngineFdResult
 
+export declare function releaseMemory(): number
+
 export declare function removeRouting(netns: string, routing: EngineRouting): EngineResult

@@ -5,5 +5,6 @@
 mod background;
 mod engine;
 mod input;
+mod memory;
 mod netns;
 mod output;

@@ -10,6 +10,7 @@ mod handover;
 pub mod hpack;
 mod inbound;
 pub mod keys;
+pub mod memory;
 pub mod net;
 pub mod netns_sockets;
 mod outbound;
