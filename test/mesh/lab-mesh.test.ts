@@ -10,7 +10,7 @@ root.setTimeout(0);
 root.teardown(() => mesh[Symbol.asyncDispose]());
 
 test('a lab with a mesh is up when all parts are ready', { timeout: 60_000 }, async (t) => {
-  mesh = await Mesh.up('lab-mesh');
+  mesh = await Mesh.up(`lab-mesh-${process.pid}`);
   const status = await mesh.status();
   t.match(status, {
     mesh: true,

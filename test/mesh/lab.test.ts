@@ -8,6 +8,8 @@ import { idlePod, namespace, pod, serverPod, service } from '../support/manifest
 import { Mesh, meltemi } from '../support/mesh.js';
 
 /** The lab itself, mostly without a mesh in it: what the other mesh tests stand on. */
+/** Two runs of this file at once do not meet. */
+const [FIRST, SECOND, THIRD] = [1, 2, 3].map((index) => `lab-test-${process.pid}-${index}`) as [string, string, string];
 const NO_MESH = { args: ['--no-mesh'] };
 const WEB_VIP = '10.96.77.1';
 const WEB_VIP6 = 'fd00:10:96::4d01';
@@ -38,10 +40,10 @@ root.setTimeout(0);
 root.teardown(() => mesh[Symbol.asyncDispose]());
 
 test('a lab starts detached', { timeout: 60_000 }, async (t) => {
-  mesh = await Mesh.up('lab-test', NO_MESH);
+  mesh = await Mesh.up(FIRST, NO_MESH);
   const status = await mesh.status();
   t.match(status, {
-    name: 'lab-test',
+    name: FIRST,
     mesh: false,
     controlPlane: null,
     nodes: [{ name: 'node-1' }, { name: 'node-2' }],
@@ -288,7 +290,7 @@ test('a pod may use no address but its own', { timeout: 60_000 }, async (t) => {
 });
 
 test('two labs at once have the same addresses and do not meet', { timeout: 60_000 }, async (t) => {
-  await using other = await Mesh.up('lab-test-2', NO_MESH);
+  await using other = await Mesh.up(SECOND, NO_MESH);
   await other.apply(shop);
   await other.ready([]);
   const [one, two] = [await mesh.pod('shopper.shop'), await other.pod('shopper.shop')];
@@ -298,35 +300,35 @@ test('two labs at once have the same addresses and do not meet', { timeout: 60_0
     outcome: 'connected',
     server: 'web',
   });
-  t.match(await meltemi('lab', 'up', '--name', 'lab-test', '--no-mesh'), {
+  t.match(await meltemi('lab', 'up', '--name', FIRST, '--no-mesh'), {
     exitCode: 1,
-    stderr: /lab lab-test is up already/,
+    stderr: /lab .* is up already/,
   });
 });
 
 test('down leaves neither a process nor a file', { timeout: 60_000 }, async (t) => {
-  const marker = markerOf('lab-test');
+  const marker = markerOf(FIRST);
   t.ok(markedProcesses(marker).length > 4);
   await mesh[Symbol.asyncDispose]();
   t.same(markedProcesses(marker), []);
-  t.notOk(labNames().includes('lab-test'));
-  t.match(await meltemi('lab', 'status', '--name', 'lab-test'), {
+  t.notOk(labNames().includes(FIRST));
+  t.match(await meltemi('lab', 'status', '--name', FIRST), {
     exitCode: 1,
-    stderr: /there is no lab lab-test; start it with/,
+    stderr: /there is no lab .*; start it with/,
   });
 });
 
 test('a supervisor that is killed takes everything with it, and the next command removes the rest', {
   timeout: 60_000,
 }, async (t) => {
-  const doomed = await Mesh.up('lab-test-3', NO_MESH);
+  const doomed = await Mesh.up(THIRD, NO_MESH);
   await doomed.apply(shop);
   const { pid } = await doomed.ready([]);
-  const marker = markerOf('lab-test-3');
+  const marker = markerOf(THIRD);
   process.kill(pid, 'SIGKILL');
   await doomed.lab('down');
   t.same(markedProcesses(marker), []);
-  t.notOk(labNames().includes('lab-test-3'));
+  t.notOk(labNames().includes(THIRD));
 });
 
 async function readCommand(name: string): Promise<unknown> {
