@@ -125,7 +125,7 @@ async function allKindsOfTraffic(t: Test, who: 'caller' | 'stranger', target: Ta
   const bytes = 50_000_000;
   t.match(await prober.upload({ ...target, bytes }), { bytes, same: true }, 'bulk up');
   t.match(await prober.download({ ...target, bytes }), { bytes, same: true }, 'bulk down');
-  t.match(await prober.churn({ ...target, count: 300 }), { ok: 300, failed: {} }, 'many short ones');
+  t.match(await prober.churn({ ...target, count: 300 }), { ok: 300 }, 'many short ones');
   const streams = await prober.streams({ ...target, workers: 8 });
   await until('they run', async () => (await streams.progress()).bytes > 20_000_000);
   t.match(await streams.stop(), { streams: 8, wrong: 0, cut: 0 }, 'many at once');

@@ -156,7 +156,7 @@ function identity(leaf: IssuedCertificate): Identity {
 }
 
 async function stillWell(t: Test): Promise<void> {
-  t.match(await town.caller.churn({ ...theServers, count: 20 }), { ok: 20, failed: {} }, 'the mesh goes on working');
+  t.match(await town.caller.churn({ ...theServers, count: 20 }), { ok: 20 }, 'the mesh goes on working');
   t.equal(await agentPids(), pids, 'no agent was restarted');
 }
 

@@ -95,8 +95,8 @@ test('many streams at once do not mix', { timeout: 60_000 }, async (t) => {
 });
 
 test('5,000 short connections all succeed', { timeout: 120_000 }, async (t) => {
-  const { ok, failed, lastError } = await town.caller.churn({ ...theServers, count: 5000, workers: 16 });
-  t.match({ ok, failed }, { ok: 5000, failed: {} }, lastError);
+  const { ok, lastError } = await town.caller.churn({ ...theServers, count: 5000, workers: 16 });
+  t.equal(ok, 5000, lastError);
 });
 
 test('a connection to the own pod works and stays out of the tunnel', async (t) => {
@@ -105,7 +105,7 @@ test('a connection to the own pod works and stays out of the tunnel', async (t) 
   t.match(await self.probe(town.at('server.app')), { outcome: 'connected', server: 'server' });
   t.match(await self.probe(town.at('server.app', 6)), { outcome: 'connected', server: 'server' });
   const answers = await self.churn({ ...theServers, count: 20 });
-  t.match(answers, { ok: 20, failed: {} }, 'also through a Service of which it is a part itself');
+  t.match(answers, { ok: 20 }, 'also through a Service of which it is a part itself');
 });
 
 test('a slow reader is held back in bounded memory, and loses nothing', { timeout: 60_000 }, async (t) => {

@@ -110,11 +110,16 @@ export function authorizationPolicy(name: string, namespace: string, spec: objec
   };
 }
 
-/** A policy that concerns no pod: whoever knows it knows what was written before it. */
-export function marker(name: string): Manifest {
-  return authorizationPolicy(name, 'default', {
-    selector: { matchLabels: { marker: 'nothing-has-this-label' } },
-    action: 'DENY',
-    rules: [{ to: [{ operation: { ports: ['1'] } }] }],
-  });
+/** A policy and a Service that concern no pod: whoever knows them knows what was written before. */
+export function markers(name: string): Manifest[] {
+  const selector = { marker: 'nothing-has-this-label' };
+  const rules = [{ to: [{ operation: { ports: ['1'] } }] }];
+  return [
+    authorizationPolicy(`policy-${name}-end`, 'default', {
+      selector: { matchLabels: selector },
+      action: 'DENY',
+      rules,
+    }),
+    service({ name: `service-${name}-end`, namespace: 'default', selector, ports: [{ port: 1, targetPort: 1 }] }),
+  ];
 }

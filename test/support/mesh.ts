@@ -7,7 +7,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { ChangeReport } from '../../src/lab/api.js';
 import { LabClient } from '../../src/lab/client.js';
 import type { LabStatus, NodeStatus, PodStatus } from '../../src/lab/status.js';
-import { type Manifest, marker } from './manifests.js';
+import { type Manifest, markers } from './manifests.js';
 import { Prober } from './prober.js';
 import type { Place } from './worker.js';
 
@@ -74,20 +74,21 @@ export class Mesh implements AsyncDisposable {
   }
 
   /**
-   * Applies and removes, and resolves when every agent works with the result: a marker is written last, and the
-   * control plane hands out what it has read in the order it was written.
+   * Applies and removes, and resolves when every agent works with the result: markers are written last, and the control
+   * plane hands out what it has read in the order it was written, policies and addresses each on their own.
    */
   async change(change: { apply?: readonly Manifest[]; remove?: readonly Manifest[] }): Promise<void> {
     await this.remove(change.remove ?? []);
-    const mark = marker(`marker-${++this.#markers}`);
-    await this.apply([...(change.apply ?? []), mark]);
+    const name = `marker-${++this.#markers}`;
+    await this.apply([...(change.apply ?? []), ...markers(name)]);
     const { nodes } = await this.status();
-    for (const { name } of nodes) {
-      await until(`${name} knows ${mark.metadata.name}`, async () =>
-        (await this.agent(name, '/config_dump')).includes(`"${mark.metadata.name}"`),
-      );
+    for (const node of nodes) {
+      await until(`${node.name} knows ${name}`, async () => {
+        const dump = await this.agent(node.name, '/config_dump');
+        return markers(name).every(({ metadata }) => dump.includes(metadata.name));
+      });
     }
-    if (this.#markers > 1) await this.remove([marker(`marker-${this.#markers - 1}`)]);
+    if (this.#markers > 1) await this.remove(markers(`marker-${this.#markers - 1}`));
   }
 
   status(): Promise<LabStatus> {
@@ -115,12 +116,13 @@ export class Mesh implements AsyncDisposable {
 
   /** Resolves when every pod is ready and the pods of `captured` (`name.namespace`), no others, are captured. */
   ready(captured: readonly string[]): Promise<LabStatus> {
-    return this.settled(`all pods are ready, and captured: ${captured.join(' ')}`, ({ pods }) =>
-      pods.every(
-        ({ name, namespace, ready, redirection }) =>
-          ready && redirection === (captured.includes(`${name}.${namespace}`) ? 'enabled' : ''),
-      ),
-    );
+    return this.settled(`all pods are ready, and captured: ${captured.join(' ')}`, ({ pods }) => {
+      const enabled = pods.filter(({ redirection }) => redirection === 'enabled').map(keyOf);
+      return (
+        pods.every(({ ready, redirection }) => ready && (redirection === '' || redirection === 'enabled')) &&
+        enabled.sort().join() === [...captured].sort().join()
+      );
+    });
   }
 
   async pod(key: string): Promise<PodStatus> {
@@ -151,8 +153,8 @@ export class Mesh implements AsyncDisposable {
     return httpOverSocket(join(this.directory, 'nodes', node, 'admin.sock'), path, method);
   }
 
-  control(path: string): Promise<string> {
-    return httpOverSocket(join(this.directory, 'control/admin.sock'), path, 'GET');
+  control(path: string, method = 'GET'): Promise<string> {
+    return httpOverSocket(join(this.directory, 'control/admin.sock'), path, method);
   }
 
   accessLog(node: string): AccessLog {
@@ -244,6 +246,10 @@ export interface AccessRecord {
   readonly because: string;
   readonly error?: string;
   readonly [field: string]: unknown;
+}
+
+function keyOf({ name, namespace }: PodStatus): string {
+  return `${name}.${namespace}`;
 }
 
 export function podOf(status: LabStatus, key: string): PodStatus {
