@@ -21,7 +21,7 @@ export async function runAgent(configPath: string, configText: string): Promise<
   setLevel(config.logLevel);
   const log = logger('agent');
   mkdirSync(config.stateDir, { recursive: true });
-  const { dataplane, netns } = openNative(config.engine);
+  const { dataplane, netns, releaseMemory } = openNative(config.engine);
   const agent = new Agent({
     config,
     version: packageVersion(),
@@ -31,8 +31,11 @@ export async function runAgent(configPath: string, configText: string): Promise<
     pods: new PodDirectory(config.podsDirectory, systemClock, logger('enroll')),
     dns: config.dns.enabled ? (source) => dnsProxy(config, source) : undefined,
     clock: systemClock,
-    // Only there when the process was started with it.
-    compact: () => globalThis.gc?.({ type: 'major', execution: 'sync', flavor: 'last-resort' }),
+    compact: () => {
+      // Only there when the process was started with it.
+      globalThis.gc?.({ type: 'major', execution: 'sync', flavor: 'last-resort' });
+      releaseMemory();
+    },
   });
   const { promise: asked, resolve: quit } = Promise.withResolvers<string>();
   await agent.listen(() => quit('the admin interface'));
