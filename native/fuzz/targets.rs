@@ -99,7 +99,7 @@ pub fn records(data: &[u8]) {
     assert_eq!((kind, &good[..opened]), (APPLICATION_DATA, content));
 }
 
-/// Handshake messages after the handshake: the same outcome however they are cut into records, up to a key update.
+/// Handshake messages after the handshake, in records of any cut: a refusal at worst.
 pub fn post_handshake(data: &[u8]) {
     let mut rest = data;
     let mut reader = PostHandshakeReader::default();

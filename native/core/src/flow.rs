@@ -157,9 +157,7 @@ impl FlowTable {
             return Lookup::Hit(self.bind(conn, id));
         }
         self.stats.misses += 1;
-        let pod = self.pods.entry(facts.pod.clone()).or_default();
-        let asked_already = pod.pending.contains_key(&(facts.direction, Key::whole(facts)));
-        if !asked_already && pod.asked >= self.limits.max_pending_per_pod {
+        if !self.reserve(facts) {
             self.stats.quota_full += 1;
             return Lookup::Full;
         }
@@ -181,9 +179,7 @@ impl FlowTable {
         let Some(pending) = self.remove_pending(offer_id) else { return Vec::new() };
         if self.log.refuses(&verdict) {
             self.stats.refused_stale += 1;
-            for conn in pending.waiters {
-                self.ask_again(conn, now_ms);
-            }
+            self.ask_again(pending.waiters, now_ms);
             return Vec::new();
         }
         let shaken = match pending.origin {
@@ -331,11 +327,32 @@ impl FlowTable {
         }
     }
 
-    fn ask_again(&mut self, conn: u64, now_ms: u64) {
-        let Some(waiter) = self.conns.get_mut(&conn) else { return };
-        waiter.waiting = None;
-        let origin = if waiter.live { Origin::Rejudge } else { Origin::New };
-        self.ask(conn, origin, now_ms);
+    /// True when a new connection with these facts may wait. What is under way for live connections counts from now on.
+    fn reserve(&mut self, facts: &OfferFacts) -> bool {
+        let pod = self.pods.entry(facts.pod.clone()).or_default();
+        let under_way = pod.pending.get(&(facts.direction, Key::whole(facts)));
+        let under_way = under_way.and_then(|offer_id| self.pending.get_mut(offer_id));
+        if under_way.as_ref().is_some_and(|pending| pending.origin == Origin::New) {
+            return true;
+        }
+        if pod.asked >= self.limits.max_pending_per_pod {
+            return false;
+        }
+        if let Some(pending) = under_way {
+            self.audits_pending -= usize::from(matches!(pending.origin, Origin::Audit(_)));
+            pending.origin = Origin::New;
+            pod.asked += 1;
+        }
+        true
+    }
+
+    /// Offers the question of `waiters`, who have the same facts, once more.
+    fn ask_again(&mut self, waiters: Vec<u64>, now_ms: u64) {
+        let is_new = |conn: &u64| self.conns.get(conn).is_some_and(|conn| !conn.live);
+        let origin = if waiters.iter().any(is_new) { Origin::New } else { Origin::Rejudge };
+        for conn in waiters {
+            self.ask(conn, origin, now_ms);
+        }
     }
 
     /// Makes the connection wait for the offer of its facts, made now unless it is under way.

@@ -143,6 +143,21 @@ fn pending_offers_have_a_quota_per_pod() {
 }
 
 #[test]
+fn a_new_connection_that_joins_a_judgement_counts_for_the_quota_too() {
+    let mut table = FlowTable::new(Limits { max_pending_per_pod: 1, ..LIMITS });
+    settle(&mut table, &facts(1, 80), 1, verdict(0, field::DST_IP, &[exact("a")]));
+    table.invalidate(1, &[exact("a")], 0);
+    assert!(matches!(table.lookup(&facts(1, 80), 2, 0), Lookup::Asked));
+    assert!(matches!(table.lookup(&facts(2, 80), 3, 0), Lookup::Full));
+    let offer = table.take_offers(1).remove(0);
+    table.answer(offer.id, verdict(0, field::DST_IP, &[exact("a")]), 0);
+    assert!(matches!(table.lookup(&facts(2, 80), 3, 0), Lookup::Full), "the stale verdict changed nothing");
+    let offer = table.take_offers(1).remove(0);
+    assert_eq!(table.answer(offer.id, verdict(1, field::DST_IP, &[exact("a")]), 0).len(), 2);
+    assert!(matches!(table.lookup(&facts(2, 80), 3, 0), Lookup::Asked));
+}
+
+#[test]
 fn who_waits_too_long_is_named_once_and_a_live_one_is_asked_again() {
     let mut table = table();
     settle(&mut table, &facts(1, 80), 1, verdict(0, field::DST_IP, &[exact("a")]));
