@@ -35,6 +35,10 @@ format: node_modules/.installed
 generate: node_modules/.installed
 	buf generate
 
+# SECONDS_EACH is how long each target runs; what is found lies in native/fuzz/artifacts.
+fuzz:
+	set -e; for target in $$(ls native/fuzz/corpus); do native/fuzz/run.sh $$target $(or $(SECONDS_EACH),60); done
+
 clean:
 	rm -rf dist node_modules native/target $(ADDON)
 
