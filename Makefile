@@ -44,7 +44,7 @@ clean:
 
 node_modules/.installed: package.json package-lock.json
 	bin/prerequisites build
-	npm ci --no-audit --no-fund --loglevel=error
+	npm install --no-save --no-audit --no-fund --loglevel=error # ci is stricter than registries that lack foreign platforms allow
 	touch $@
 
 dist/.built: node_modules/.installed tsconfig.json $(TS)
