@@ -7,6 +7,7 @@
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { cpus, homedir, release, tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
+import { setTimeout as wait } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import { envoyPair, installEnvoy } from './envoy.js';
 import { Load } from './load.js';
@@ -37,6 +38,7 @@ const cache = join(process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'mel
 const PRODUCT = 'meltemi';
 const IDLE_TUNNELS = 4000;
 const WORKLOADS = [10_000, 100_000];
+const SETTLE_MS = 5000;
 let server: Background | undefined;
 
 process.exitCode = await bench();
@@ -115,6 +117,8 @@ async function memoryOf(variant: Variant, topology: Topology, load: Load, result
     for (const workloads of WORKLOADS) {
       byWorkloads[workloads] = await withVariant(variant, topology, workloads, async (running) => {
         await load.pingpong(1, 0.5);
+        // Both give memory back a while after they have read their mesh.
+        await wait(SETTLE_MS);
         return residentMegabytes(running.pids);
       });
     }

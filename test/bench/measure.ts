@@ -1,3 +1,4 @@
+import { setTimeout as wait } from 'node:timers/promises';
 import type { Load } from './load.js';
 import { cpuSeconds, residentMegabytes } from './process.js';
 import type { RunningVariant } from './variant.js';
@@ -56,8 +57,9 @@ export interface Memory {
   perIdleTunnelKb?: number[];
 }
 
-/** At start, and what each of `tunnels` idle connections adds, after one that warms up. */
+/** A few seconds after the start, and what each of `tunnels` idle connections adds, after one that warms up. */
 export async function measureMemory(load: Load, { pids }: RunningVariant, tunnels: number): Promise<Memory> {
+  await wait(SETTLE_MS);
   const start = residentMegabytes(pids);
   const warm = await load.hold(100);
   await warm.release();
@@ -67,3 +69,5 @@ export async function measureMemory(load: Load, { pids }: RunningVariant, tunnel
   await held.release();
   return { start, perIdleTunnelKb: after.map((megabytes, i) => ((megabytes - (before[i] ?? 0)) * 1000) / held.open) };
 }
+
+const SETTLE_MS = 5000;
