@@ -149,7 +149,10 @@ function disagreement(got: Greeting, said: Explanation, record: AccessRecord | u
 function outcomeFor(got: Greeting, said: Explanation): 'allowed' | 'denied' | undefined {
   if (said.outcome === 'unknown') return undefined;
   if (said.outcome === 'mixed') {
-    const reached = said.endpoints.find(({ uid }) => uid.endsWith(`/${got.server}`));
+    const isIpv6 = hostOf(got.remote).includes(':');
+    const reached = said.endpoints.find(
+      ({ uid, ip }) => uid.endsWith(`/${got.server}`) && ip.includes(':') === isIpv6,
+    );
     return got.outcome === 'connected' ? (reached?.outcome ?? 'denied') : undefined;
   }
   return said.outcome === 'allowed' ? 'allowed' : 'denied';

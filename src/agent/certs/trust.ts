@@ -13,13 +13,14 @@ export interface TrustParts {
   readonly rootsPath: string;
   /** PEM or DER file of revocation lists; empty for none. */
   readonly revocationsPath: string;
-  /** Called when a set of roots is in force. */
-  readonly trusted: () => void;
+  /** Called when a set of roots is in force; `isFirst` until then there was none. */
+  readonly trusted: (isFirst: boolean) => void;
 }
 
 /** Follows the files that say whom to trust. Bad content is reported and the former set stays in force. */
 export class Trust {
   readonly #files: WatchedFile[] = [];
+  #isTrusting = false;
 
   constructor(readonly parts: TrustParts) {
     const { clock, log, rootsPath, revocationsPath } = parts;
@@ -51,7 +52,8 @@ export class Trust {
       return;
     }
     log.info({ path: rootsPath, roots: roots.length }, 'roots in force');
-    trusted();
+    trusted(!this.#isTrusting);
+    this.#isTrusting = true;
   }
 
   #setRevocations(content: Buffer): void {

@@ -10,7 +10,7 @@ export interface Resolution {
   readonly name: string;
   /** `namespace/hostname` of the service; empty when there is none. */
   readonly service: string;
-  /** Addresses of one family, the client's preferred one. */
+  /** Of the families that the pod has, IPv4 first. */
   readonly addresses: readonly string[];
 }
 
@@ -55,10 +55,10 @@ function resolveName(
     const vips = vipsOf(service).filter((vip) => vip.network === network || vip.network === '');
     if (vips.length > 0) {
       const addresses = vips.map(({ prefix }) => prefix.ip);
-      return { because: 'service-name', name, service: key, addresses: oneFamily(addresses, pod) };
+      return { because: 'service-name', name, service: key, addresses: reachable(addresses, pod) };
     }
     const addresses = source.endpointsOf(key).flatMap((uid) => podAddresses(uid, source));
-    return { because: 'headless-service', name, service: key, addresses: oneFamily(addresses, pod) };
+    return { because: 'headless-service', name, service: key, addresses: reachable(addresses, pod) };
   }
   const [podName = '', ...rest] = name.split('.');
   const parent = serviceNamed(rest.join('.'), pod, source);
@@ -66,7 +66,7 @@ function resolveName(
   const key = serviceKey(parent);
   const uid = source.endpointsOf(key).find((each) => source.fullWorkload(each)?.name === podName);
   if (uid === undefined) return undefined;
-  return { because: 'pod-name', name, service: key, addresses: oneFamily(podAddresses(uid, source), pod) };
+  return { because: 'pod-name', name, service: key, addresses: reachable(podAddresses(uid, source), pod) };
 }
 
 function serviceNamed(hostname: string, pod: ResolvingPod, source: Snapshot) {
@@ -83,11 +83,11 @@ function podAddresses(uid: string, source: EndpointSource): string[] {
   return workload === undefined ? [] : addressesOf(workload);
 }
 
-/** IPv4 where both ends have it. */
-function oneFamily(addresses: readonly string[], pod: ResolvingPod): string[] {
-  const v4 = addresses.filter((ip) => !isIpv6(ip));
-  const podHasV4 = pod.ips.some((ip) => !isIpv6(ip));
-  return [...new Set(v4.length > 0 && podHasV4 ? v4 : addresses.filter((ip) => isIpv6(ip)))];
+/** Which of them a client takes first is its own affair. */
+function reachable(addresses: readonly string[], pod: ResolvingPod): string[] {
+  const has = (ipv6: boolean) => pod.ips.some((ip) => isIpv6(ip) === ipv6);
+  const family = (ipv6: boolean) => (has(ipv6) ? addresses.filter((ip) => isIpv6(ip) === ipv6) : []);
+  return [...new Set([...family(false), ...family(true)])];
 }
 
 function wildcardOf(name: string): string {

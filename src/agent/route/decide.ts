@@ -159,10 +159,10 @@ function peerWorkload(seen: Observed, self: Self, identity: string): RecordedWor
 
 /** The service that a connection to this port most likely came for: the only one that leads there. */
 function serviceBehind(decision: Decision, seen: Observed): Service | undefined {
-  if (decision.action !== 'direct') return undefined;
+  if (decision.targetPort === undefined) return undefined;
   const workload = seen.workload(seen.podUid);
   const keys = Object.entries(workload?.services ?? {})
-    .filter(([, { ports }]) => ports.some(({ targetPort }) => targetPort === decision.port))
+    .filter(([, { ports }]) => ports.some(({ targetPort }) => targetPort === decision.targetPort))
     .map(([key]) => key);
   const [only] = keys;
   return keys.length === 1 && only !== undefined ? seen.service(only) : undefined;

@@ -41,6 +41,8 @@ interface Decided {
   /** The service that the client addressed, if any. */
   readonly service?: Service | undefined;
   readonly authz?: AuthzResult | undefined;
+  /** The app's port that an inbound connection is for, where that much is known. */
+  readonly targetPort?: number | undefined;
   /** The other end, where no endpoint of a group says it. */
   readonly destination?: RecordedWorkload | undefined;
 }

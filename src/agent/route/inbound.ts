@@ -80,8 +80,9 @@ function deliver(seen: Observed, pod: LocalPod, target: Target, tunnelled: boole
   });
   const objects = authz.policy === '' ? authz.candidates : [authz.policy];
   const named = objects.map((key) => `policy/${key}`);
-  if (!authz.allowed) return refuse(authz.because, 401, named, { authz });
-  return { action: 'direct', because: authz.because, objects: named, ...target, authz };
+  const targetPort = target.port;
+  if (!authz.allowed) return refuse(authz.because, 401, named, { authz, targetPort });
+  return { action: 'direct', because: authz.because, objects: named, ...target, targetPort, authz };
 }
 
 /**
