@@ -1,0 +1,79 @@
+import t from 'tap';
+import { parseAgentConfig } from '../../../src/agent/config.js';
+
+const SMALL = `
+node: node-1
+xds: { address: "10.0.0.1:15012", rootCert: /roots.pem, token: /token }
+ca: { address: "10.0.0.1:15012", rootCert: /roots.pem }
+pods: { directory: /pods }
+stateDir: /state
+`;
+
+t.test('what is left out has a default', async (t) => {
+  const parsed = parseAgentConfig(SMALL);
+  t.match(parsed, {
+    ok: true,
+    value: {
+      node: 'node-1',
+      cluster: 'Kubernetes',
+      trustDomain: 'cluster.local',
+      ca: { ttlSeconds: 86_400, token: '' },
+      admin: { socket: '', port: 15000 },
+      metricsPort: 15020,
+      readinessPort: 15021,
+      accessLog: 'stdout',
+      dns: { enabled: true, port: 15053 },
+      engine: {},
+      drainSeconds: 5,
+    },
+  });
+});
+
+t.test('engine options pass by name, only those that are given', async (t) => {
+  t.match(parseAgentConfig(`${SMALL}engine: { spinUs: 0, congestionControl: cubic }\n`), {
+    value: { engine: { spinUs: 0, congestionControl: 'cubic' } },
+  });
+});
+
+t.test('all problems are told at once, with their place', async (t) => {
+  const parsed = parseAgentConfig(`
+xds: { address: "", colour: red }
+ca: { address: a:1 }
+pods: {}
+stateDir: /state
+metricsPort: 70000
+logLevel: loud
+meshPrefixes: [10.0.0.0/33]
+engine: { warp: 9, threads: many }
+adress: typo
+`);
+  t.equal(parsed.ok, false);
+  if (parsed.ok) return;
+  for (const problem of [
+    'node is missing, not a string',
+    'xds.address is "", not a string',
+    'ca.rootCert is missing: without roots no peer can be verified',
+    'pods.directory is missing, not a string',
+    'metricsPort is 70000, not a number from 0 to 65535',
+    'logLevel is "loud", which is no level',
+    'meshPrefixes names "10.0.0.0/33", which is no CIDR block',
+    'engine.threads is "many", not a number',
+  ]) {
+    t.ok(
+      parsed.error.some((each) => each.startsWith(problem)),
+      problem,
+    );
+  }
+  for (const unknown of ['xds.colour', 'engine.warp', 'adress']) {
+    t.ok(
+      parsed.error.some((each) => each.startsWith(`${unknown} is no setting`)),
+      unknown,
+    );
+  }
+});
+
+t.test('what is no YAML is told with its line', async (t) => {
+  const parsed = parseAgentConfig('node: [\n');
+  t.equal(parsed.ok, false);
+  t.match(parsed.ok ? [] : parsed.error, [/line \d/]);
+});
