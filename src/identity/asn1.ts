@@ -90,7 +90,7 @@ export function encode(value: Asn1): Buffer {
 
 /** The values inside a constructed one. Throws when it is of another type. */
 export function childrenOf(value: Asn1 | undefined, type: number = Type.SEQUENCE): Asn1[] {
-  if (value === undefined || value.type !== type || !Array.isArray(value.value)) {
+  if (!isOf(value, type, forge.asn1.Class.UNIVERSAL) || !Array.isArray(value.value)) {
     throw new Error(`expected ASN.1 type ${type}`);
   }
   return value.value;
@@ -98,10 +98,12 @@ export function childrenOf(value: Asn1 | undefined, type: number = Type.SEQUENCE
 
 /** The bytes of a primitive one. Throws when it is of another type. */
 export function bytesOf(value: Asn1 | undefined, type: number): Buffer {
-  if (value === undefined || value.type !== type || typeof value.value !== 'string') {
-    throw new Error(`expected ASN.1 type ${type}`);
-  }
-  return Buffer.from(value.value, 'latin1');
+  return contentOf(value, type, forge.asn1.Class.UNIVERSAL);
+}
+
+/** The bytes of a primitive `[tag]`. Throws when it is anything else. */
+export function contextualBytesOf(value: Asn1 | undefined, tag: number): Buffer {
+  return contentOf(value, tag, forge.asn1.Class.CONTEXT_SPECIFIC);
 }
 
 export function objectIdOf(value: Asn1 | undefined): string {
@@ -116,10 +118,20 @@ export function bitsOf(value: Asn1 | undefined): Buffer {
 }
 
 export function isContextual(value: Asn1 | undefined, tag: number): boolean {
-  return value?.tagClass === forge.asn1.Class.CONTEXT_SPECIFIC && Number(value.type) === tag;
+  return isOf(value, tag, forge.asn1.Class.CONTEXT_SPECIFIC);
 }
 
 export const Type = forge.asn1.Type;
+
+function contentOf(value: Asn1 | undefined, type: number, tagClass: Forge.asn1.Class): Buffer {
+  if (!isOf(value, type, tagClass) || typeof value.value !== 'string') throw new Error(`expected ASN.1 type ${type}`);
+  return Buffer.from(value.value, 'latin1');
+}
+
+/** The class belongs to the type: a private 16 is no SEQUENCE. */
+function isOf(value: Asn1 | undefined, type: number, tagClass: Forge.asn1.Class): value is Asn1 {
+  return value !== undefined && value.tagClass === tagClass && Number(value.type) === type;
+}
 
 function universal(type: Forge.asn1.Type, value: Asn1[] | string): Asn1 {
   return forge.asn1.create(forge.asn1.Class.UNIVERSAL, type, Array.isArray(value), value);

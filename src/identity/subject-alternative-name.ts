@@ -1,5 +1,14 @@
 import { canonicalIp, ipFromBytes, ipToBytes } from '../lib/ip.js';
-import { type Asn1, bytesOf, childrenOf, contextual, decode, encode, sequence } from './asn1.js';
+import {
+  type Asn1,
+  childrenOf,
+  contextual,
+  contextualBytesOf,
+  decode,
+  encode,
+  isContextual,
+  sequence,
+} from './asn1.js';
 
 /** The names a certificate speaks for. */
 export interface AlternativeNames {
@@ -28,10 +37,9 @@ export function encodeAlternativeNames({ uris, dnsNames, ips }: AlternativeNames
 export function decodeAlternativeNames(der: Uint8Array): AlternativeNames & { readonly others: number } {
   const names = { uris: [] as string[], dnsNames: [] as string[], ips: [] as string[], others: 0 };
   for (const each of childrenOf(decode(der))) {
-    const tag = Number(each.type);
-    if (tag === URI) names.uris.push(text(each));
-    else if (tag === DNS_NAME) names.dnsNames.push(text(each));
-    else if (tag === IP_ADDRESS) names.ips.push(ipFromBytes(bytesOf(each, IP_ADDRESS)) ?? '');
+    if (isContextual(each, URI)) names.uris.push(text(each, URI));
+    else if (isContextual(each, DNS_NAME)) names.dnsNames.push(text(each, DNS_NAME));
+    else if (isContextual(each, IP_ADDRESS)) names.ips.push(ipFromBytes(contextualBytesOf(each, IP_ADDRESS)) ?? '');
     else names.others++;
   }
   return { ...names, ips: names.ips.filter((ip) => canonicalIp(ip) !== undefined) };
@@ -42,8 +50,8 @@ function ascii(value: string): Buffer {
   return Buffer.from(value, 'latin1');
 }
 
-function text(value: Asn1): string {
-  const read = bytesOf(value, Number(value.type)).toString('latin1');
+function text(value: Asn1, tag: number): string {
+  const read = contextualBytesOf(value, tag).toString('latin1');
   if (!/^[\x21-\x7e]+$/.test(read)) throw new Error('an alternative name that is not printable ASCII');
   return read;
 }

@@ -74,6 +74,9 @@ t.test('oversized, doubled, empty and non-canonical requests are refused with a 
   const nested = Buffer.alloc(6000);
   for (let i = 0; i < 6000; i += 4) nested.set([0x30, 0x82, (5996 - i) >> 8, (5996 - i) & 0xff], i);
   t.match(parseCsr(toPem('CERTIFICATE REQUEST', nested)), { ok: false });
+  const privateClass = Buffer.from(csr.replace(/-----.*-----|\n/g, ''), 'base64');
+  privateClass[0] = 0xf0;
+  t.match(parseCsr(toPem('CERTIFICATE REQUEST', privateClass)), { ok: false, error: /expected ASN.1 type 16/ });
 });
 
 t.test('no damage to a request throws or is taken for a good one', async () => {
