@@ -4,7 +4,8 @@
 //!   pair ca DIR                         a certificate authority for both sides
 //!   pair a|b NAME DIR [THREADS] [SPIN_US] [CONGESTION_CONTROL]   the engine of one side
 //!
-//! All that leaves side `a` is tunnelled to the same port of 10.77.0.2.
+//! All that leaves side `a` is tunnelled to the same port of 10.77.0.2. `meltemi-load` makes the load: its server inside
+//! NAMEb, its clients inside NAMEa, towards 10.78.0.1.
 #[path = "../tests/support/mod.rs"]
 mod support;
 use meltemi_core::api::*;

@@ -271,7 +271,7 @@ pub(crate) enum Close {
 impl Worker {
     /// The end of every connection: takes it out, closes what it held, reports it once.
     pub(crate) fn finish(&mut self, slot: u32, close: Close, failure: Option<Failure>) {
-        let Some(mut conn) = self.conns.remove(slot) else { return };
+        let Some(conn) = self.conns.remove(slot) else { return };
         self.forget_pending(conn.pending_at);
         if let Far::Stream(leg) = &conn.far {
             let (tunnel, stream, ended) = (leg.tunnel, leg.stream, leg.end_sent && leg.end_received);
@@ -288,45 +288,49 @@ impl Worker {
         self.shared.connections.fetch_sub(1, Relaxed);
         self.shared.sockets.add(conn.reporter(), -1);
         lock(&self.shared.flows).release(conn.id);
-        self.count(&mut conn, failure.as_ref());
+        self.count(&conn, failure.as_ref());
         self.report(&conn, failure.as_ref());
     }
 
     /// The connection has come about: counted from here on as open.
     pub(crate) fn established(&mut self, slot: u32) {
-        let now_ms = self.now_ms;
         let Some(conn) = self.conns.get_mut(slot) else { return };
         conn.phase = Phase::Open;
         let pending_at = std::mem::replace(&mut conn.pending_at, u32::MAX);
-        let labels = Labels {
-            verdict: conn.flow.as_ref().map_or("", |flow| &flow.verdict.labels),
-            endpoint: conn.endpoint.as_ref().map_or("", |endpoint| &endpoint.labels),
-            response_flags: "-",
-            mutual_tls: conn.is_mutual_tls(),
-        };
-        let series = lock(&self.shared.registry).series(&labels, now_ms);
+        let Some(conn) = self.conns.get(slot) else { return };
+        let series = self.series(conn, "-");
+        let Some(conn) = self.conns.get_mut(slot) else { return };
         series.opened.fetch_add(1, Relaxed);
         conn.series = Some(series);
         self.forget_pending(pending_at);
     }
 
-    fn count(&mut self, conn: &mut Conn, failure: Option<&Failure>) {
+    /// A connection that never came about counts as opened, closed and failed; one that was cut off for a reason of ours
+    /// as failed too.
+    fn count(&mut self, conn: &Conn, failure: Option<&Failure>) {
+        let flag = failure.map_or("-", |failure| failure.flag);
         if let Some(series) = &conn.series {
             series.closed.fetch_add(1, Relaxed);
+            if flag != "-" {
+                self.series(conn, flag).failed.fetch_add(1, Relaxed);
+            }
             return;
         }
         let denied = conn.flow.as_ref().filter(|flow| matches!(flow.verdict.action, Action::Deny(_)));
-        let labels = Labels {
-            verdict: conn.flow.as_ref().map_or("", |flow| &flow.verdict.labels),
-            endpoint: conn.endpoint.as_ref().map_or("", |endpoint| &endpoint.labels),
-            response_flags: denied
-                .map_or(failure.map_or("-", |failure| failure.flag), |flow| &flow.verdict.response_flags),
-            mutual_tls: conn.is_mutual_tls(),
-        };
-        let series = lock(&self.shared.registry).series(&labels, self.now_ms);
+        let series = self.series(conn, denied.map_or(flag, |flow| &flow.verdict.response_flags));
         series.opened.fetch_add(1, Relaxed);
         series.closed.fetch_add(1, Relaxed);
         series.failed.fetch_add(1, Relaxed);
+    }
+
+    fn series(&self, conn: &Conn, response_flags: &str) -> Arc<Series> {
+        let labels = Labels {
+            verdict: conn.flow.as_ref().map_or("", |flow| &flow.verdict.labels),
+            endpoint: conn.endpoint.as_ref().map_or("", |endpoint| &endpoint.labels),
+            response_flags,
+            mutual_tls: conn.is_mutual_tls(),
+        };
+        lock(&self.shared.registry).series(&labels, self.now_ms)
     }
 
     fn report(&mut self, conn: &Conn, failure: Option<&Failure>) {
@@ -413,3 +417,14 @@ pub(crate) fn authority_of(endpoint: &Endpoint) -> Cow<'_, str> {
 const RESET_CODE: Code = Code::Connect;
 /// Sent bytes are moved out of a buffer from here on.
 const COMPACT_AT: usize = 256 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What an idle connection costs, beside its entry in the flow table.
+    #[test]
+    fn an_idle_connection_is_small() {
+        assert!(size_of::<Conn>() <= 512, "{}", size_of::<Conn>());
+    }
+}

@@ -213,7 +213,7 @@ impl Worker {
                 Ok(())
             }
             _ => {
-                let why = Failure::new("DENY", format!("refused by the destination: CONNECT status {status}"));
+                let why = Failure::new("CONNECT", format!("refused by the destination: CONNECT status {status}"));
                 self.refuse(slot, status, why);
                 Ok(())
             }

@@ -629,6 +629,11 @@ impl Worker {
         {
             tunnel.update_due = false;
             self.stage.update_keys(keys);
+            // Room for another, should the peer ask for it in this very turn.
+            if !self.stage.has_slot() {
+                self.flush();
+                self.stage.own(slot);
+            }
         }
     }
 

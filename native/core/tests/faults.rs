@@ -275,6 +275,9 @@ fn a_change_closes_live_connections_that_would_now_be_denied() {
     mesh.server.engine.invalidate(2, &change);
     assert!(stream.read(&mut [0; 1]).is_err());
     mesh.server.await_log(&["closed due to policy change", "connection complete"]);
+    let metrics = mesh.server.engine.metrics();
+    let failed = "istio_tcp_connections_failed_total{reporter=\"destination\",response_flags=\"DENY\",connection_security_policy=\"mutual_tls\"} 1\n";
+    assert!(metrics.contains(failed), "{metrics}");
     assert_eq!(mesh.server.log_lines(), 1);
 }
 
@@ -305,6 +308,49 @@ fn a_dead_endpoint_costs_another_try_and_no_byte() {
     mesh.client.engine.put_groups(vec![group("g", vec![])]);
     assert_refused(&mesh);
     mesh.client.await_log(&["no healthy upstream"]);
+}
+
+#[test]
+fn a_tunnels_end_that_falls_silent_costs_a_timeout_once() {
+    if !is_root() {
+        return;
+    }
+    let mesh = Mesh::with(EngineOptions { connect_timeout_ms: 200, set_aside_ms: 1, ..options() });
+    mesh.echo();
+    assert_works(&mesh);
+    // From now on nothing comes through.
+    let netns = mesh.world.b.clone();
+    run(&format!("ip -n {netns} link set eth0 down"));
+    let begin = Instant::now();
+    assert_refused(&mesh);
+    assert!(begin.elapsed() < Duration::from_secs(6), "{:?}", begin.elapsed());
+    mesh.client.await_log(&["did not answer the CONNECT in time"]);
+    run(&format!("ip -n {netns} link set eth0 up; ip -n {netns} route add default dev eth0"));
+    // The silent tunnel is not offered again: a new one is made at once.
+    assert_works(&mesh);
+}
+
+#[test]
+fn several_loops_share_pods_and_flows() {
+    if !is_root() {
+        return;
+    }
+    let mesh = Mesh::with(EngineOptions { threads: 3, ..options() });
+    mesh.echo();
+    let mut streams: Vec<TcpStream> = (0..60).map(|_| mesh.connect()).collect();
+    streams.iter_mut().for_each(ping);
+    assert_eq!(mesh.client.engine.connections(1000).len(), 60);
+    let workers: std::collections::HashSet<u64> =
+        mesh.client.engine.connections(1000).iter().map(|connection| connection.id >> 44).collect();
+    assert!(workers.iter().all(|worker| *worker < 3));
+    *mesh.server.decide.lock().unwrap() = Box::new(|offer| Some(Verdict { version: 2, ..deny(offer) }));
+    let change = [meltemi_core::api::Read { table: "policies".into(), key: ReadKey::Exact("all".into()) }];
+    mesh.server.engine.invalidate(2, &change);
+    for stream in &mut streams {
+        assert!(stream.read(&mut [0; 1]).is_err());
+    }
+    await_true("all are gone", || mesh.client.engine.stats().connections + mesh.server.engine.stats().connections == 0);
+    await_true("each is reported", || mesh.client.log_lines() == 60 && mesh.server.log_lines() == 60);
 }
 
 #[test]
