@@ -1,6 +1,7 @@
 import type { Server } from 'node:http';
 import { networkInterfaces } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import { AuthorizationSchema } from '../gen/istio/security/authorization_pb.js';
 import { AddressSchema } from '../gen/istio/workload/workload_pb.js';
 import { buildCsr } from '../identity/csr.js';
@@ -126,7 +127,19 @@ export class Agent {
     this.#declareMetrics();
   }
 
-  /** Claims all ports. Rejects when one is taken. */
+  /**
+   * Takes the listeners of a former agent that is still at work, if there is one. It gives up its own pages then, and
+   * carries what it has until it is told to end. To be called first: both may share a network namespace.
+   */
+  async takeOver(): Promise<void> {
+    const { dataplane, clock } = this.parts;
+    this.#generation = clock.now();
+    const handover = await dataplane.takeHandover(this.#handoverPath, this.#generation);
+    if (!handover.ok) this.#log.warn({ error: handover.error }, 'nothing taken over from a former agent');
+    else if (handover.pods.length > 0) this.#log.info({ pods: handover.pods.length }, 'listeners taken over');
+  }
+
+  /** Claims all ports; one that a former agent is about to leave is waited for. Rejects when one stays taken. */
   async listen(quit: () => void): Promise<void> {
     const { config } = this.parts;
     const admin = adminRoutes({
@@ -155,11 +168,6 @@ export class Agent {
 
   /** Starts the work. Rejects when the machine cannot do it; what others owe (roots, xDS, CA) is waited for. */
   async run(): Promise<void> {
-    const { dataplane, clock } = this.parts;
-    this.#generation = clock.now();
-    const handover = await dataplane.takeHandover(this.#handoverPath, this.#generation);
-    if (!handover.ok) this.#log.warn({ error: handover.error }, 'nothing taken over from a former agent');
-    else if (handover.pods.length > 0) this.#log.info({ pods: handover.pods.length }, 'listeners taken over');
     this.#decider.start();
     this.#tasks.dataplane();
     await this.#trust.start();
@@ -192,7 +200,11 @@ export class Agent {
     await this.#dns?.close();
     dataplane.close();
     await this.#accessLog.close();
-    for (const server of this.#servers) {
+    this.#closePages();
+  }
+
+  #closePages(): void {
+    for (const server of this.#servers.splice(0)) {
       server.close();
       server.closeAllConnections();
     }
@@ -206,6 +218,7 @@ export class Agent {
       return false;
     }
     this.#log.info('a successor has taken over; connections under way go on here');
+    this.#closePages();
     this.#enrolment.close();
     this.#xds?.close();
     return true;
@@ -298,7 +311,16 @@ export class Agent {
   }
 
   async #serve(routes: ReadonlyMap<string, Route>, address: ListenAddress): Promise<void> {
-    this.#servers.push(await serveHttp(routes, address));
+    const deadline = Date.now() + PORT_WAIT_MS;
+    for (;;) {
+      try {
+        this.#servers.push(await serveHttp(routes, address));
+        return;
+      } catch (error) {
+        if ((error as NodeJS.ErrnoException).code !== 'EADDRINUSE' || Date.now() > deadline) throw error;
+        await delay(PORT_RETRY_MS);
+      }
+    }
   }
 }
 
@@ -350,4 +372,7 @@ function typeUrl(name: string): string {
 
 const MAX_DUMPED_CONNECTIONS = 10_000;
 const HANDOVER_WAIT_MS = 200;
+/** How long a former agent may take to leave its ports. */
+const PORT_WAIT_MS = 3000;
+const PORT_RETRY_MS = 20;
 const COMPACT_AFTER_MS = 1000;

@@ -38,6 +38,7 @@ export async function runAgent(configPath: string, configText: string): Promise<
     },
   });
   const { promise: asked, resolve: quit } = Promise.withResolvers<string>();
+  await agent.takeOver();
   await agent.listen(() => quit('the admin interface'));
   for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, () => quit(signal));
   for (const event of ['uncaughtException', 'unhandledRejection'] as const) {

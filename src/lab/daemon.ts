@@ -12,6 +12,11 @@ export interface DaemonStart {
   readonly log: string;
   readonly clock: Clock;
   readonly onChange: () => void;
+  /**
+   * Resolves when the process `pid` has taken over from the one before it. With it, an orderly restart starts the new
+   * process first, as a rollout does; without, the old one ends first.
+   */
+  readonly takenOver?: (pid: number) => Promise<void>;
 }
 
 /** A process of the mesh (agent, control plane) that is started again when it ends. */
@@ -21,6 +26,8 @@ export class Daemon {
   #stopped = true;
   #cancel: () => void = () => {};
   readonly #backOff = new BackOff(200, 10_000);
+  /** Replaced, and not ended yet. */
+  readonly #former = new Set<ChildProcess>();
 
   constructor(readonly start: DaemonStart) {}
 
@@ -50,17 +57,25 @@ export class Daemon {
     start.onChange();
   }
 
-  /** Ends the process, SIGKILL at once or SIGTERM with `graceMs`, and starts it again at once. */
+  /** Ends the process, SIGKILL at once or SIGTERM with `graceMs`, and starts it again: at once, or before. */
   async restart(kill: boolean, graceMs: number): Promise<void> {
-    await this.stop(kill ? 0 : graceMs);
+    const { takenOver } = this.start;
+    const former = this.#child;
+    if (kill || takenOver === undefined || former === undefined) await this.stop(kill ? 0 : graceMs);
     this.restarts += 1;
     this.run();
+    if (kill || takenOver === undefined || former === undefined) return;
+    this.#former.add(former);
+    if (this.pid !== undefined) await takenOver(this.pid);
+    await endChild(former, graceMs);
+    this.#former.delete(former);
   }
 
   async stop(graceMs: number): Promise<void> {
     this.#stopped = true;
     this.#cancel();
-    if (this.#child !== undefined) await endChild(this.#child, graceMs);
+    const all = [...this.#former, ...(this.#child === undefined ? [] : [this.#child])];
+    await Promise.all(all.map((child) => endChild(child, graceMs)));
   }
 
   /** The process and what it started: for `lab status`. */

@@ -2,6 +2,7 @@ import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { request } from 'node:http';
 import { join } from 'node:path';
 import type { Clock } from '../lib/clock.js';
+import { getOverSocket } from '../lib/unix-http.js';
 import { FABRIC } from './addresses.js';
 import { agentConfig, controlPlaneConfig, DEFAULT_NAMES } from './config-files.js';
 import { Daemon } from './daemon.js';
@@ -54,6 +55,7 @@ export class MeshProcesses {
         ['agent', '--config', config],
         join(node.directory, 'agent.log'),
         node.netns,
+        (pid) => answersAs(pid, join(node.directory, 'admin.sock'), clock),
       );
     }
     this.#rotateTokens();
@@ -120,14 +122,31 @@ export class MeshProcesses {
     clock.schedule((TOKEN_TTL_SECONDS * 1000) / 3, () => this.#rotateTokens());
   }
 
-  #daemon(name: string, command: readonly string[], log: string, netns?: string): Daemon {
+  #daemon(
+    name: string,
+    command: readonly string[],
+    log: string,
+    netns?: string,
+    takenOver?: (pid: number) => Promise<void>,
+  ): Daemon {
     const { program, env, clock } = this.options;
     const onChange = (): void => {
       this.options.onChange();
       if (!this.#polling) this.#pollLater();
     };
     const enter = netns === undefined ? [] : ['nsenter', `--net=${netns}`, '--'];
-    return new Daemon({ name, argv: [...enter, ...program, ...command], env, log, clock, onChange });
+    const argv = [...enter, ...program, ...command];
+    return new Daemon({ name, argv, env, log, clock, onChange, ...(takenOver !== undefined && { takenOver }) });
+  }
+}
+
+/** Resolves when the agent with that pid answers on the socket, or after a while. */
+async function answersAs(pid: number, socket: string, clock: Clock): Promise<void> {
+  const deadline = clock.now() + TAKE_OVER_TIMEOUT_MS;
+  while (clock.now() < deadline) {
+    const page = await getOverSocket(socket, '/').catch(() => undefined);
+    if (page?.body.includes(`process ${pid}\n`) === true) return;
+    await new Promise<void>((resolve) => clock.schedule(ROOT_POLL_MS, resolve));
   }
 }
 
@@ -156,5 +175,6 @@ function answers(target: Target): Promise<boolean> {
 }
 
 const ROOT_POLL_MS = 50;
+const TAKE_OVER_TIMEOUT_MS = 15_000;
 const UNREADY_POLL_MS = 100;
 const READY_POLL_MS = 2000;

@@ -1,4 +1,4 @@
-import { rmSync } from 'node:fs';
+import { renameSync, rmSync } from 'node:fs';
 import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 
 /** A page or an action. Thrown errors become status 500. */
@@ -24,14 +24,17 @@ export type ListenAddress = { readonly path: string } | { readonly host: string;
 export async function serveHttp(routes: ReadonlyMap<string, Route>, address: ListenAddress): Promise<Server> {
   const server = createServer((request, response) => void respond(routes, request, response));
   server.requestTimeout = REQUEST_TIMEOUT_MS;
-  if ('path' in address) rmSync(address.path, { force: true });
+  // A server that closes removes the path it listens on. Under a name of its own it never removes a successor's.
+  const own = 'path' in address ? { path: `${address.path}.${process.pid}` } : address;
+  if ('path' in own) rmSync(own.path, { force: true });
   await new Promise<void>((resolve, reject) => {
     server.once('error', reject);
-    server.listen(address, () => {
+    server.listen(own, () => {
       server.removeListener('error', reject);
       resolve();
     });
   });
+  if ('path' in address && 'path' in own) renameSync(own.path, address.path);
   return server;
 }
 

@@ -33,7 +33,9 @@ export function adminRoutes({ dump, enrolment, explain, quit }: AdminParts): Map
       },
     ],
   ]);
-  routes.set('GET /', () => ({ body: `meltemi agent ${dump.version}\n${[...routes.keys()].join('\n')}\n` }));
+  routes.set('GET /', () => ({
+    body: `meltemi agent ${dump.version}, process ${process.pid}\n${[...routes.keys()].join('\n')}\n`,
+  }));
   return routes;
 }
 
