@@ -107,9 +107,14 @@ export class Supervisor {
   touch(): void {
     this.#dirty = true;
     if (this.#running !== undefined || this.#stopped) return;
-    this.#running = this.#rounds().finally(() => {
-      this.#running = undefined;
-    });
+    // Begun later, so that a change made by a round finds `#running` set: two rounds at once would undo each other.
+    this.#running = Promise.resolve()
+      .then(() => this.#rounds())
+      .finally(() => {
+        this.#running = undefined;
+        // What came between the last look and here.
+        if (this.#dirty) this.touch();
+      });
   }
 
   /** Resolves once `condition` holds; it is looked at after every change. */
