@@ -1,4 +1,12 @@
-import { IPFamilies, type Service, Service_Visibility } from '../gen/istio/workload/workload_pb.js';
+import {
+  IPFamilies,
+  LoadBalancing_HealthPolicy,
+  type Service,
+  Service_Visibility,
+  type Workload,
+  WorkloadStatus,
+} from '../gen/istio/workload/workload_pb.js';
+import { isIpv6 } from '../lib/ip.js';
 import type { DnsChange, DnsFamilies, DnsService } from './dns/dns-table.js';
 import { addressesOf, vipsOf } from './store/facts.js';
 import type { Change, Store } from './store/store.js';
@@ -35,10 +43,13 @@ function dnsService(service: Service, store: Store): DnsService {
     canonical,
     namespaceOnly: service.visibility === Service_Visibility.NAMESPACE,
     families: FAMILIES[service.ipFamilies],
-    addresses: vipsOf(service).map(({ network, prefix }) => ({ network, ip: prefix.ip })),
+    // A block of addresses is for matching; it is none to connect to.
+    addresses: vipsOf(service)
+      .filter(({ prefix }) => prefix.length === (isIpv6(prefix.ip) ? 128 : 32))
+      .map(({ network, prefix }) => ({ network, ip: prefix.ip })),
     endpoints: uids.flatMap((uid) => {
       const workload = store.fullWorkload(uid);
-      if (workload === undefined) return [];
+      if (workload === undefined || !isPublished(workload, service)) return [];
       const addresses = addressesOf(workload).map((ip) => ({ network: workload.network, ip }));
       return [{ name: workload.name, addresses }];
     }),
@@ -47,6 +58,12 @@ function dnsService(service: Service, store: Store): DnsService {
 
 function isHeadless(service: Service): boolean {
   return service.addresses.length === 0;
+}
+
+/** As of a headless Service in Kubernetes: those that are ready, or all with publishNotReadyAddresses. */
+function isPublished(workload: Workload, service: Service): boolean {
+  const all = service.loadBalancing?.healthPolicy === LoadBalancing_HealthPolicy.ALLOW_ALL;
+  return all || workload.status === WorkloadStatus.HEALTHY;
 }
 
 function splitKey(key: string): { namespace: string; hostname: string } {
