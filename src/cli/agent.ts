@@ -6,7 +6,7 @@ export function registerAgent(program: Command): void {
   program
     .command('agent')
     .description('The agent of one node: enrols its pods, and carries and judges their connections.')
-    .requiredOption('--config <file>', 'YAML; docs/reference/agent-config.md lists the settings')
+    .requiredOption('--config <file>', 'YAML; docs/reference/config.md lists the settings')
     .action(async ({ config: path }: { config: string }) => {
       const read = process.env[CONFIG_VARIABLE];
       if (read === undefined) becomeSmall(await configAsJson(path));
