@@ -43,6 +43,8 @@ export class Authority implements CertificateSource {
       );
       return readChain(identity, response.certChain);
     } catch (error) {
+      // The next attempt shall connect at once, and not wait for the pause of a channel that gave up.
+      if (error instanceof RpcError && error.code === StatusCode.UNAVAILABLE) this.close();
       return err(`${this.options.address} signed nothing for ${identity}: ${explain(error)}`);
     }
   }
@@ -69,7 +71,7 @@ function readChain(identity: string, pems: readonly string[]): Result<SignedCert
   const [leafDer] = ders;
   if (leafDer === undefined) return err(`the answer for ${identity} holds no certificate`);
   const leaf = new X509Certificate(leafDer);
-  if (!(leaf.subjectAltName ?? '').includes(`URI:${identity}`)) {
+  if (!(leaf.subjectAltName ?? '').split(', ').includes(`URI:${identity}`)) {
     return err(`the certificate is for ${leaf.subjectAltName ?? 'nobody'}, not for ${identity}`);
   }
   const chain = ders.filter((der, index) => index === 0 || !isSelfSigned(der));
