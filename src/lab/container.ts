@@ -35,12 +35,13 @@ export class Container {
   #child: ChildProcess | undefined;
   #stopped = false;
   #cancelTimer: () => void = () => {};
+  #cancelLimit: () => void = () => {};
 
   constructor(readonly start: ContainerStart) {}
 
   run(): void {
     const { start } = this;
-    limitLog(start.log);
+    this.#limitLog();
     const log = openSync(start.log, 'a');
     const began = start.clock.now();
     const child = spawnBound(containerArgv(start), { stdio: ['ignore', log, log], detached: true, env: start.env });
@@ -68,6 +69,7 @@ export class Container {
   async stop(graceMs: number): Promise<void> {
     this.#stopped = true;
     this.#cancelTimer();
+    this.#cancelLimit();
     const child = this.#child;
     if (child === undefined) return;
     // The first process of a namespace does not get a signal it has no handler for: nothing to wait for then.
@@ -84,6 +86,18 @@ export class Container {
       if (childrenOf(child.pid ?? 0).length > 0) this.#turn({ type: 'running' });
       else this.#awaitCommand(child);
     });
+  }
+
+  /** Looked at now and then while it runs: what writes without end must not fill the machine's memory. */
+  #limitLog(): void {
+    const { log, clock } = this.start;
+    this.#cancelLimit();
+    try {
+      if (statSync(log).size > MAX_LOG_BYTES) truncateSync(log);
+    } catch {
+      // There is none yet.
+    }
+    if (!this.#stopped) this.#cancelLimit = clock.schedule(LOG_INTERVAL_MS, () => this.#limitLog());
   }
 
   #onExit(exitCode: number, livedMs: number): void {
@@ -137,14 +151,6 @@ function envArgv(env: Readonly<Record<string, string>>, workingDir: string): rea
   return ['env', '-i', '-C', workingDir, ...Object.entries(env).map(([name, value]) => `${name}=${value}`)];
 }
 
-function limitLog(path: string): void {
-  try {
-    if (statSync(path).size > MAX_LOG_BYTES) truncateSync(path);
-  } catch {
-    // There is none yet.
-  }
-}
-
 function catchesSigterm(pid: number): boolean {
   try {
     const caught = /^SigCgt:\s*([0-9a-f]+)$/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1] ?? '0';
@@ -165,6 +171,7 @@ function signal(pid: number, name: 'SIGTERM'): void {
 const FORK_POLL_MS = 4;
 /** A container that ran this long is not in a crash loop. */
 const STEADY_MS = 10_000;
-/** Looked at when a container starts. */
+/** A log that is longer starts anew. */
 const MAX_LOG_BYTES = 64 * 1024 * 1024;
+const LOG_INTERVAL_MS = 5_000;
 const SIGTERM_BIT = 1n << BigInt(constants.signals.SIGTERM - 1);

@@ -7,7 +7,8 @@ import { endChild, exited } from './children.js';
 import { Container, execArgv } from './container.js';
 import { joinPod, netnsOf } from './network.js';
 import type { KubeObject } from './objects.js';
-import type { ContainerPlan, EnvEntry, PodPlan } from './pod-plan.js';
+import { containerEnv } from './pod-env.js';
+import type { ContainerPlan, PodPlan } from './pod-plan.js';
 import { Readiness } from './readiness.js';
 import { startSandbox } from './sandbox.js';
 
@@ -112,7 +113,7 @@ export class LabPod {
     const holder = runs?.holderPid ?? this.#sandbox?.pid;
     return plan === undefined || holder === undefined
       ? undefined
-      : execArgv(holder, this.#env(plan), plan.workingDir, argv);
+      : execArgv(holder, containerEnv(plan, this), plan.workingDir, argv);
   }
 
   async #attempt(): Promise<void> {
@@ -172,7 +173,7 @@ export class LabPod {
       name: plan.name,
       argv: plan.argv,
       workingDir: plan.workingDir,
-      env: this.#env(plan),
+      env: containerEnv(plan, this),
       sandboxPid,
       log: this.start.log,
       restartPolicy,
@@ -223,37 +224,6 @@ export class LabPod {
     this.message = message;
     this.start.onChange();
   }
-
-  #env(plan: ContainerPlan): Readonly<Record<string, string>> {
-    const { marker, plan: podPlan } = this.start;
-    const own = plan.env.map((entry) => [entry.name, 'value' in entry ? entry.value : this.#field(entry)]);
-    return {
-      PATH: PATH_OF_CONTAINERS,
-      HOME: '/root',
-      HOSTNAME: podPlan.hostname,
-      MELTEMI_LAB: marker,
-      ...Object.fromEntries(own),
-    };
-  }
-
-  #field({ fieldPath }: Extract<EnvEntry, { fieldPath: string }>): string {
-    const { uid, nodeName, nodeAddresses, addresses, plan } = this.start;
-    const pod = this.object;
-    const label = /^metadata\.(labels|annotations)\['([^']+)'\]$/.exec(fieldPath);
-    if (label !== null)
-      return (label[1] === 'labels' ? pod.metadata.labels : pod.metadata.annotations)[label[2] ?? ''] ?? '';
-    const fields: Readonly<Record<string, string>> = {
-      'metadata.name': pod.metadata.name,
-      'metadata.namespace': pod.metadata.namespace,
-      'metadata.uid': uid,
-      'spec.nodeName': nodeName,
-      'spec.serviceAccountName': plan.serviceAccount,
-      'status.podIP': addresses.ipv4,
-      'status.podIPs': both(addresses).join(','),
-      'status.hostIP': nodeAddresses.ipv4,
-    };
-    return fields[fieldPath] ?? '';
-  }
 }
 
 export function podKey(namespace: string, name: string): string {
@@ -273,6 +243,3 @@ function hostsFile(addresses: AddressPair, hostname: string): string {
   const own = both(addresses).map((ip) => `${ip} ${hostname}`);
   return ['127.0.0.1 localhost', '::1 localhost ip6-localhost ip6-loopback', ...own, ''].join('\n');
 }
-
-/** Containers find what this machine has, and last the Node that runs the lab. */
-const PATH_OF_CONTAINERS = `${process.env.PATH ?? '/usr/sbin:/usr/bin:/sbin:/bin'}:${process.execPath.slice(0, process.execPath.lastIndexOf('/'))}`;

@@ -5,6 +5,7 @@ import type { Logger } from '../telemetry/log.js';
 import { both, FABRIC } from './addresses.js';
 import { shallBeCaptured } from './capture-rule.js';
 import { endChild } from './children.js';
+import { clusterObjects } from './cluster-objects.js';
 import { DEFAULT_NAMES } from './config-files.js';
 import type { LabLayout } from './layout.js';
 import { ManifestMirror } from './manifests.js';
@@ -14,13 +15,12 @@ import { type NameTable, nameTable } from './names.js';
 import { holdNamespace, joinNode, makeFabric, setRules } from './network.js';
 import { LabNode } from './node.js';
 import { changeLabels, ObjectStore } from './object-store.js';
-import { type KubeObject, objectKey } from './objects.js';
+import type { KubeObject } from './objects.js';
 import { type LabPod, podKey } from './pod.js';
-import { podManifest } from './pod-manifest.js';
 import { PodSet } from './pod-set.js';
 import { serviceRules } from './service-rules.js';
 import { type PodView, type ServiceView, serviceTable } from './service-table.js';
-import type { LabStatus } from './status.js';
+import { describeLab, type LabStatus } from './status.js';
 import { TokenIssuer } from './tokens.js';
 import { expandWorkloads } from './workloads.js';
 
@@ -129,63 +129,17 @@ export class Supervisor {
   }
 
   status(): LabStatus {
-    const { layout, mesh } = this.#options;
-    const control = this.mesh?.controlPlane;
-    return {
-      name: layout.name,
-      directory: layout.directory,
+    return describeLab({
+      layout: this.#options.layout,
       version: this.version,
-      pid: process.pid,
-      mesh,
-      fabric: { netns: `/proc/${process.pid}/ns/net`, addresses: both(FABRIC) },
-      controlPlane:
-        control === undefined
-          ? null
-          : {
-              pid: control.pid ?? 0,
-              ready: this.mesh?.controlPlaneReady === true,
-              restarts: control.restarts,
-              address: `${FABRIC.ipv4}:15012`,
-              adminSocket: join(layout.control, 'admin.sock'),
-              log: control.start.log,
-            },
-      nodes: this.#nodes.map((node) => ({
-        name: node.name,
-        netns: node.netns,
-        addresses: both(node.addresses),
-        agentPid: node.agent?.pid ?? 0,
-        agentReady: node.agentReady,
-        agentRestarts: node.agent?.restarts ?? 0,
-        adminSocket: join(node.directory, 'admin.sock'),
-        accessLog: join(node.directory, 'access.log'),
-        log: join(node.directory, 'agent.log'),
-      })),
-      pods: this.pods.list().map((pod) => ({
-        name: pod.object.metadata.name,
-        namespace: pod.object.metadata.namespace,
-        uid: pod.start.uid,
-        node: pod.start.nodeName,
-        serviceAccount: pod.start.plan.serviceAccount,
-        netns: pod.netns,
-        addresses: both(pod.start.addresses),
-        pids: pod.containers.flatMap(({ pids }) => pids),
-        phase: pod.phase,
-        ready: pod.ready && this.#served.has(pod),
-        stopping: pod.stopping,
-        restarts: pod.containers.reduce((sum, { restarts }) => sum + restarts, 0),
-        redirection: this.#redirection(pod),
-        message: pod.message,
-        log: pod.start.log,
-      })),
-      services: this.#services.map(({ name, namespace, addresses, ports, pods }) => ({
-        name,
-        namespace,
-        addresses,
-        ports: ports.map(({ port }) => port),
-        readyPods: pods.length,
-      })),
+      mesh: this.mesh,
+      nodes: this.#nodes,
+      pods: this.pods.list(),
+      services: this.#services,
       problems: this.#problems,
-    };
+      redirection: (pod) => this.#redirection(pod),
+      isServed: (pod) => this.#served.has(pod),
+    });
   }
 
   async stop(): Promise<void> {
@@ -230,7 +184,7 @@ export class Supervisor {
     this.#problems = [...expanded.problems, ...this.pods.unplaced.values()];
     // The agent and the control plane learn of a pod before it is admitted, so before any of its processes runs.
     for (const pod of pods) this.#publish(pod);
-    this.#mirror.sync(this.#manifests(objects, pods));
+    this.#mirror.sync(clusterObjects(objects, this.#nodes, pods, (pod) => this.#redirection(pod)));
     const ready = pods.filter((pod) => pod.ready);
     await this.#setServices(pods);
     this.#served = new Set(ready);
@@ -241,17 +195,6 @@ export class Supervisor {
     // A pod that stops is withdrawn when its last process has ended; one that has no namespace cannot be captured.
     if (node === undefined || pod.netns === '' || pod.stopping) return;
     node.publish(pod, this.store.namespaceLabels(pod.object.metadata.namespace), DEFAULT_NAMES.clusterDomain);
-  }
-
-  #manifests(objects: readonly KubeObject[], pods: readonly LabPod[]): readonly KubeObject[] {
-    const byKey = new Map(objects.filter(({ kind }) => kind !== 'Pod').map((object) => [objectKey(object), object]));
-    for (const node of this.#nodes) {
-      const made = nodeManifest(node);
-      const applied = byKey.get(objectKey(made));
-      const labels = { ...made.metadata.labels, ...applied?.metadata.labels };
-      byKey.set(objectKey(made), { ...applied, ...made, metadata: { ...applied?.metadata, ...made.metadata, labels } });
-    }
-    return [...byKey.values(), ...pods.map((pod) => podManifest(pod, this.#redirection(pod)))];
   }
 
   async #setServices(pods: readonly LabPod[]): Promise<void> {
@@ -319,22 +262,6 @@ function viewOf(pod: LabPod): PodView {
   const ports = plan.containers.flatMap((container) => container.ports);
   const { hostname, subdomain } = plan;
   return { name, namespace, labels, addresses: both(addresses), ready: pod.ready, hostname, subdomain, ports };
-}
-
-function nodeManifest(node: LabNode): KubeObject {
-  const labels = { 'kubernetes.io/hostname': node.name, 'kubernetes.io/os': 'linux' };
-  return {
-    apiVersion: 'v1',
-    kind: 'Node',
-    metadata: { name: node.name, namespace: '', labels, annotations: {} },
-    status: {
-      addresses: [
-        { type: 'Hostname', address: node.name },
-        ...both(node.addresses).map((address) => ({ type: 'InternalIP', address })),
-      ],
-      conditions: [{ type: 'Ready', status: 'True' }],
-    },
-  };
 }
 
 const STOP_GRACE_MS = 1000;
