@@ -39,6 +39,7 @@ fn authority(directory: &Path) {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params.distinguished_name.push(rcgen::DnType::OrganizationName, "pair");
     let root = params.self_signed(&key).unwrap();
     std::fs::create_dir_all(directory).unwrap();
     std::fs::write(directory.join("root.der"), root.der()).unwrap();

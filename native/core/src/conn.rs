@@ -391,10 +391,10 @@ impl Worker {
     pub(crate) fn leave_tunnel(&mut self, slot: u32, stream: u32, undelivered: usize, reset: Option<Code>) {
         let now_ms = self.now_ms;
         let Some(tunnel) = self.tunnels.get_mut(slot) else { return };
+        tunnel.backlog = tunnel.backlog.saturating_sub(undelivered);
         if tunnel.streams.remove(&stream).is_none() {
             return;
         }
-        tunnel.backlog = tunnel.backlog.saturating_sub(undelivered);
         tunnel.idle_since_ms = now_ms;
         let is_over = tunnel.is_draining && tunnel.streams.is_empty();
         let can_write = tunnel.is_open();

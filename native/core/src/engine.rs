@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 pub struct Engine {
     shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    pods: Mutex<HashMap<String, Vec<Handed>>>,
+    pods: Mutex<HashMap<String, Opened>>,
     /// Listeners of a predecessor that no pod has claimed yet.
     inherited: Mutex<HashMap<String, Vec<Handed>>>,
     keys: RwLock<HashMap<u64, Arc<Key>>>,
@@ -31,6 +31,12 @@ pub struct Engine {
     /// Keys that a certificate is installed for, by identity.
     keys_in_use: Mutex<HashMap<String, u64>>,
     closed: AtomicBool,
+}
+
+/// A pod and its listeners, until a successor has them.
+struct Opened {
+    pod: Arc<Pod>,
+    listeners: Vec<Handed>,
 }
 
 impl Engine {
@@ -75,7 +81,7 @@ impl Engine {
                 fd: listener.fd.clone(),
             });
         }
-        lock(&self.pods).insert(pod.uid.clone(), listeners);
+        lock(&self.pods).insert(pod.uid.clone(), Opened { pod: of_loops, listeners });
         Ok(is_inherited)
     }
 
@@ -98,12 +104,9 @@ impl Engine {
     /// Closes the pod's listeners and its connections, reported with `why`.
     pub fn remove_pod(&self, uid: &str, why: &str) {
         lock(&self.inherited).remove(uid);
-        if lock(&self.pods).remove(uid).is_none() {
-            return;
-        }
-        let uid: Arc<str> = uid.into();
-        self.shared.send_all(|| Command::RemovePod { uid: uid.clone(), why: why.to_owned() });
-        lock(&self.shared.flows).remove_pod(&uid);
+        let Some(Opened { pod, .. }) = lock(&self.pods).remove(uid) else { return };
+        self.shared.send_all(|| Command::RemovePod { pod: pod.clone(), why: why.to_owned() });
+        lock(&self.shared.flows).remove_pod(uid);
     }
 
     /// What has come up; more than `max_offers` follow with another wake.
@@ -315,7 +318,7 @@ impl Engine {
     /// Waits until a successor of a higher generation has taken all listeners at `path` (true), or this engine is closed.
     /// From then on nothing is accepted here; live connections go on.
     pub fn offer_handover(&self, path: &Path, generation: u64) -> Result<bool, String> {
-        let listeners = || lock(&self.pods).values().flatten().cloned().collect();
+        let listeners = || lock(&self.pods).values().flat_map(|opened| opened.listeners.clone()).collect();
         let taken = handover::offer(path, generation, listeners, || self.closed.load(Ordering::Acquire))
             .map_err(|why| format!("listeners cannot be offered at {}: {why}", path.display()))?;
         if taken {
@@ -339,8 +342,8 @@ impl Engine {
     }
 
     fn stop_accepting(&self) {
-        for listeners in lock(&self.pods).values_mut() {
-            listeners.clear();
+        for opened in lock(&self.pods).values_mut() {
+            opened.listeners.clear();
         }
         self.shared.send_all(|| Command::StopAccepting);
     }

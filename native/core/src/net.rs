@@ -158,26 +158,31 @@ pub fn in_netns<T: Send>(path: &str, work: impl FnOnce() -> Result<T> + Send) ->
 }
 
 /// Which namespace this thread is in; moving to the same again costs nothing.
-#[derive(Default)]
 pub struct ThreadNetns {
-    current: Option<Arc<Netns>>,
+    home: Arc<Netns>,
+    current: Arc<Netns>,
 }
 
 impl ThreadNetns {
+    /// This thread's own namespace is its home.
+    pub fn here() -> Result<Self> {
+        let home = Arc::new(Netns::open("/proc/thread-self/ns/net")?);
+        Ok(Self { current: home.clone(), home })
+    }
+
     pub fn enter(&mut self, netns: &Arc<Netns>) -> Result<()> {
-        if self.current.as_ref().is_some_and(|current| Arc::ptr_eq(current, netns) || current.is(netns)) {
+        if Arc::ptr_eq(&self.current, netns) || self.current.is(netns) {
             return Ok(());
         }
         netns.enter()?;
-        self.current = Some(netns.clone());
+        self.current = netns.clone();
         Ok(())
     }
 
-    /// Lets go of a namespace whose pod is gone (the thread stays in it until it enters the next).
-    pub fn forget(&mut self, netns: &Arc<Netns>) {
-        if self.current.as_ref().is_some_and(|current| current.is(netns)) {
-            self.current = None;
-        }
+    /// Leaves a namespace whose pod is gone: a thread inside would keep it alive.
+    pub fn leave(&mut self, netns: &Netns) -> Result<()> {
+        let home = self.home.clone();
+        if self.current.is(netns) { self.enter(&home) } else { Ok(()) }
     }
 }
 

@@ -514,16 +514,33 @@ impl Worker {
         tunnel.streams.remove(&stream);
         tunnel.idle_since_ms = self.now_ms;
         self.after_stream_left(slot);
-        if is_client {
+        let is_premature = self.conns.get(conn).is_some_and(|conn| conn.phase != Phase::Open);
+        if self.ends_politely(slot, conn, code) {
+            self.reap(conn);
+        } else if is_client {
             self.stream_reset(conn, code);
         } else {
-            let is_premature = self.conns.get(conn).is_some_and(|conn| conn.phase != Phase::Open);
             self.finish(conn, Close::Reset, Some(Failure::closed("the peer reset the connection")));
             if let Some(tunnel) = self.tunnels.get_mut(slot).filter(|_| is_premature) {
                 tunnel.reader.premature_reset()?;
             }
         }
         Ok(())
+    }
+
+    /// A peer that has said all may say that it wants to hear no more (RFC 9113, section 8.1): what it said is still
+    /// delivered.
+    fn ends_politely(&mut self, slot: u32, conn: u32, code: u32) -> bool {
+        let Some(conn) = self.conns.get_mut(conn).filter(|conn| conn.phase == Phase::Open) else { return false };
+        let undelivered = conn.app.unsent_length();
+        let Some(leg) = conn.leg().filter(|leg| leg.end_received && code == Code::NoError as u32) else { return false };
+        leg.end_sent = true;
+        leg.tunnel = NO_TUNNEL;
+        conn.app.read_done = true;
+        if let Some(tunnel) = self.tunnels.get_mut(slot) {
+            tunnel.backlog = tunnel.backlog.saturating_sub(undelivered);
+        }
+        true
     }
 
     /// A draining tunnel ends with its last stream.
@@ -964,6 +981,8 @@ const CONNECTION_WINDOW: u32 = 16 << 20;
 const MAX_BACKLOG: usize = 32 << 20;
 /// Streams a peer may have open at a time.
 pub(crate) const MAX_PEER_STREAMS: u32 = 256;
+/// The tunnel of a stream that has left it.
+const NO_TUNNEL: u32 = u32::MAX;
 const LAST_STREAM: u32 = i32::MAX as u32 - 2;
 const HEADER_TABLE: usize = 4096;
 const MAX_REQUEST_LIST: usize = 64 << 10;

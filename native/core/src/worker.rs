@@ -81,7 +81,7 @@ pub(crate) enum Command {
         fd: Arc<OwnedFd>,
     },
     RemovePod {
-        uid: Arc<str>,
+        pod: Arc<Pod>,
         why: String,
     },
     Resolved(Vec<Resolved>),
@@ -109,7 +109,7 @@ struct Listener {
     paused_until_ms: u64,
 }
 
-/// Wall clock at the start, so that a turn needs one clock only.
+/// What the wall clock showed when ours began, so that a turn needs one clock only.
 struct Clock {
     unix_ms_at_start: u64,
 }
@@ -130,7 +130,6 @@ impl Worker {
             return Err(std::io::Error::last_os_error());
         }
         let epoll = unsafe { OwnedFd::from_raw_fd(epoll) };
-        let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let worker = Self {
             index,
             epoll,
@@ -146,13 +145,13 @@ impl Worker {
             pending: vec![],
             parked: VecDeque::new(),
             doomed: vec![],
-            netns: ThreadNetns::default(),
+            netns: ThreadNetns::here()?,
             now_ms: shared.now_ms(),
             log: String::new(),
             is_bulk: false,
             generation: 0,
             random: seed(),
-            clock: Clock { unix_ms_at_start: (unix.as_millis() as u64).saturating_sub(shared.now_ms()) },
+            clock: Clock::at(shared.now_ms()),
             last_tick_ms: 0,
             last_second_ms: 0,
             last_log_wake_ms: 0,
@@ -278,6 +277,7 @@ impl Worker {
         }
         if self.now_ms >= self.last_second_ms + 1000 {
             self.last_second_ms = self.now_ms;
+            self.clock = Clock::at(self.now_ms);
             self.tunnels_tick();
             if self.has_set_aside {
                 self.shared.groups.write().unwrap_or_else(|poisoned| poisoned.into_inner()).expire(self.now_ms);
@@ -344,7 +344,7 @@ impl Worker {
     fn command(&mut self, command: Command) {
         match command {
             Command::Listen { pod, kind, fd } => self.listen(pod, kind, fd),
-            Command::RemovePod { uid, why } => self.remove_pod(&uid, &why),
+            Command::RemovePod { pod, why } => self.remove_pod(&pod, &why),
             Command::Resolved(list) => list.into_iter().for_each(|resolved| self.resolved(resolved)),
             Command::Expired(list) => list.into_iter().for_each(|id| self.expired(id)),
             Command::Certificate(identity) => self.certificate_changed(&identity),
@@ -394,18 +394,18 @@ impl Worker {
         }
     }
 
-    fn remove_pod(&mut self, uid: &str, why: &str) {
-        for slot in self.listeners.slots_of(|listener| *listener.pod.uid == *uid) {
+    fn remove_pod(&mut self, pod: &Pod, why: &str) {
+        for slot in self.listeners.slots_of(|listener| listener.pod.uid == pod.uid) {
             self.drop_listener(slot);
         }
-        for slot in self.conns.slots_of(|conn| *conn.pod.uid == *uid) {
+        for slot in self.conns.slots_of(|conn| conn.pod.uid == pod.uid) {
             self.finish(slot, Close::Reset, Some(Failure::closed(why.to_owned())));
         }
-        for slot in self.tunnels.slots_of(|tunnel| *tunnel.pod.uid == *uid) {
-            if let Some(tunnel) = self.tunnels.get(slot) {
-                self.netns.forget(&tunnel.pod.netns);
-            }
+        for slot in self.tunnels.slots_of(|tunnel| tunnel.pod.uid == pod.uid) {
             self.doom(slot, Failure::closed(why.to_owned()));
+        }
+        if let Err(why) = self.netns.leave(&pod.netns) {
+            self.shared.notice(Level::Error, "netns", format!("the namespace of pod {} is not let go: {why}", pod.uid));
         }
     }
 
@@ -614,6 +614,13 @@ impl Worker {
             bytes_received,
             open_ms: self.now_ms.saturating_sub(conn.started_ms),
         }
+    }
+}
+
+impl Clock {
+    fn at(now_ms: u64) -> Self {
+        let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Self { unix_ms_at_start: (unix.as_millis() as u64).saturating_sub(now_ms) }
     }
 }
 

@@ -491,6 +491,7 @@ fn removing_a_pod_closes_its_connections_with_the_reason() {
     mesh.server.engine.remove_pod("Kubernetes//Pod/test/b", "the pod left the mesh");
     assert!(stream.read(&mut [0; 1]).is_err());
     mesh.server.await_log(&["the pod left the mesh"]);
+    await_true("the loop has left the pod's namespace", || !is_anybody_in(&mesh.world.netns('b')));
     await_true("nothing is left", || {
         mesh.server.engine.stats().tunnels == 0 && mesh.server.engine.stats().connections == 0
     });
@@ -615,6 +616,14 @@ fn ping(stream: &mut TcpStream) {
 
 fn assert_works(mesh: &Mesh) {
     ping(&mut mesh.connect());
+}
+
+/// True when a thread of this process is inside the namespace.
+fn is_anybody_in(netns: &str) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let inode = std::fs::metadata(netns).unwrap().ino();
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+    tasks.filter_map(|task| std::fs::metadata(task.path().join("ns/net")).ok()).any(|meta| meta.ino() == inode)
 }
 
 /// The connection is accepted (redirection always is) and then reset, without a byte.
