@@ -6,6 +6,7 @@ import { AuthorizationSchema } from '../gen/istio/security/authorization_pb.js';
 import { AddressSchema } from '../gen/istio/workload/workload_pb.js';
 import { buildCsr } from '../identity/csr.js';
 import type { Clock } from '../lib/clock.js';
+import { getOverSocket } from '../lib/unix-http.js';
 import { logger } from '../telemetry/log.js';
 import { createRegistry, type MetricsRegistry } from '../telemetry/metrics.js';
 import { type AdsClient, connectAds } from '../xds/client.js';
@@ -128,15 +129,41 @@ export class Agent {
   }
 
   /**
-   * Takes the listeners of a former agent that is still at work, if there is one. It gives up its own pages then, and
-   * carries what it has until it is told to end. To be called first: both may share a network namespace.
+   * Learns the mesh, then takes the listeners of a former agent that is still at work, if there is one: it knows the
+   * mesh and gives nothing up before this one does. It closes its own pages then, and carries what it has until it is
+   * told to end. Without a former agent the control plane is waited for a moment only. To be called first, as both
+   * agents may share a network namespace.
    */
   async takeOver(): Promise<void> {
     const { dataplane, clock } = this.parts;
+    this.#decider.start();
+    await this.#trust.start();
+    this.#xds = this.#connectXds();
+    await this.#learn();
     this.#generation = clock.now();
     const handover = await dataplane.takeHandover(this.#handoverPath, this.#generation);
     if (!handover.ok) this.#log.warn({ error: handover.error }, 'nothing taken over from a former agent');
     else if (handover.pods.length > 0) this.#log.info({ pods: handover.pods.length }, 'listeners taken over');
+    this.#tasks.dataplane();
+  }
+
+  /** Resolves when the mesh is known; before, when nobody else serves the pods of this node and time passes. */
+  async #learn(): Promise<void> {
+    const deadline = Date.now() + LEARN_WAIT_MS;
+    while (!this.#store.synced) {
+      const former = await this.#formerAgent();
+      if (!former && Date.now() > deadline) return;
+      await delay(LEARN_POLL_MS);
+    }
+  }
+
+  async #formerAgent(): Promise<boolean> {
+    const { socket } = this.parts.config.admin;
+    if (socket === '') return false;
+    return await getOverSocket(socket, '/').then(
+      ({ status }) => status === 200,
+      () => false,
+    );
   }
 
   /** Claims all ports; one that a former agent is about to leave is waited for. Rejects when one stays taken. */
@@ -168,12 +195,8 @@ export class Agent {
 
   /** Starts the work. Rejects when the machine cannot do it; what others owe (roots, xDS, CA) is waited for. */
   async run(): Promise<void> {
-    this.#decider.start();
-    this.#tasks.dataplane();
-    await this.#trust.start();
     await this.#dns?.start();
     this.#tasks.dns();
-    this.#xds = this.#connectXds();
     await this.#enrolment.start();
     this.#handedOver = this.#offerListeners();
   }
@@ -375,4 +398,7 @@ const HANDOVER_WAIT_MS = 200;
 /** How long a former agent may take to leave its ports. */
 const PORT_WAIT_MS = 3000;
 const PORT_RETRY_MS = 20;
+/** How long an agent waits for the control plane before it captures pods whose connections it must then refuse. */
+const LEARN_WAIT_MS = 5000;
+const LEARN_POLL_MS = 50;
 const COMPACT_AFTER_MS = 1000;
