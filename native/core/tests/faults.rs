@@ -331,6 +331,22 @@ fn a_tunnels_end_that_falls_silent_costs_a_timeout_once() {
 }
 
 #[test]
+fn tunnels_are_shared_filled_and_released_when_idle() {
+    if !is_root() {
+        return;
+    }
+    let mesh = Mesh::with(EngineOptions { max_streams_per_tunnel: 4, pool_idle_ms: 300, ..options() });
+    mesh.echo();
+    // All at once: they wait for one handshake, and only what does not fit asks for another.
+    let mut streams: Vec<TcpStream> = (0..10).map(|_| mesh.connect()).collect();
+    streams.iter_mut().for_each(ping);
+    assert_eq!(mesh.client.engine.stats().tunnels, 3);
+    drop(streams);
+    await_true("idle tunnels go", || mesh.client.engine.stats().tunnels + mesh.server.engine.stats().tunnels == 0);
+    assert_works(&mesh);
+}
+
+#[test]
 fn several_loops_share_pods_and_flows() {
     if !is_root() {
         return;
@@ -377,8 +393,7 @@ fn plaintext_goes_straight_out_and_comes_in_with_its_source_address() {
     let change = [meltemi_core::api::Read { table: "policies".into(), key: ReadKey::Exact("all".into()) }];
     mesh.server.engine.invalidate(2, &change);
     let mut refused = mesh.world.connect('a', &format!("{B_IP}:8080")).unwrap();
-    let _ = refused.write_all(b"x");
-    assert!(refused.read(&mut [0; 1]).is_err());
+    assert!(refused.write_all(b"x").is_err() || refused.read(&mut [0; 1]).is_err());
 }
 
 #[test]

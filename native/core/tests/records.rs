@@ -136,6 +136,41 @@ fn post_handshake_messages_may_come_in_pieces_but_not_run_wild() {
     }
 }
 
+#[test]
+fn the_whole_chain_must_be_good_and_the_first_to_expire_counts() {
+    use meltemi_core::spiffe::{PeerEnd, PeerError};
+    use rustls::pki_types::UnixTime;
+    let root = Ca::new("cluster.local");
+    let (middle, middle_der) = root.intermediate(Duration::from_secs(300));
+    let key = Key::generate().unwrap();
+    let (leaf, _) = middle.leaf(A, key.public(), Duration::from_secs(3000));
+    let (leaf, middle_der) = (CertificateDer::from(leaf), CertificateDer::from(middle_der));
+    let trust = trust(&root);
+    let now = UnixTime::now();
+    let chain = std::slice::from_ref(&middle_der);
+    let peer = trust.verify(&leaf, chain, now, PeerEnd::Client).unwrap();
+    assert!(peer.not_after.abs_diff(now.as_secs() + 300) <= 2);
+    let later = UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs() + 400));
+    assert!(matches!(trust.verify(&leaf, chain, later, PeerEnd::Client), Err(PeerError::Expired(_))));
+    assert!(matches!(trust.verify(&leaf, &[], now, PeerEnd::Client), Err(PeerError::Untrusted(..))));
+    // The intermediate itself is on a list.
+    let trust = trust.with_revocations(&[root.crl(&[1])]).unwrap();
+    assert!(matches!(trust.verify(&leaf, chain, now, PeerEnd::Client), Err(PeerError::Revoked(_))));
+    // Names that are no identity.
+    for name in ["https://cluster.local/ns/a", "spiffe://cluster.local", "spiffe://Cluster.local/a"] {
+        let (leaf, _) = root.leaf(name, key.public(), Duration::from_secs(60));
+        let verdict = trust.verify(&leaf.into(), &[], now, PeerEnd::Server);
+        assert!(matches!(verdict, Err(PeerError::NoIdentity(_))), "{name}");
+    }
+    // A key of its own, and an identity of its own.
+    let other = Key::generate().unwrap();
+    let chain = || vec![leaf.to_vec(), middle_der.to_vec()];
+    assert!(Certificate::new(A, chain(), &other).unwrap_err().contains("another key"));
+    assert!(Certificate::new(B, chain(), &key).unwrap_err().contains("not for"));
+    assert!(Certificate::new(A, chain(), &key).is_ok());
+    assert!(Certificate::new(A, vec![], &key).is_err());
+}
+
 fn sealed(keys: &mut Keys, content_type: u8, content: &[u8]) -> Vec<u8> {
     let mut slot = vec![0; HEADER + content.len() + TRAILER];
     slot[HEADER..HEADER + content.len()].copy_from_slice(content);

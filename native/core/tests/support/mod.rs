@@ -67,6 +67,26 @@ impl Ca {
         (params.signed_by(&key, &self.issuer).unwrap().der().to_vec(), serial)
     }
 
+    /// An authority of its own name whose certificate this one signs.
+    pub fn intermediate(&self, lifetime: Duration) -> (Ca, Vec<u8>) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.distinguished_name.push(rcgen::DnType::OrganizationName, "intermediate");
+        params.serial_number = Some(SerialNumber::from(u64::from(self.serial.fetch_add(1, Ordering::Relaxed))));
+        params.not_before = unix(SystemTime::now() - Duration::from_secs(3600));
+        params.not_after = unix(SystemTime::now() + lifetime);
+        let der = params.signed_by(&key, &self.issuer).unwrap().der().to_vec();
+        let ca = Ca {
+            issuer: Issuer::new(params, key),
+            root: self.root.clone(),
+            trust_domain: self.trust_domain.clone(),
+            serial: AtomicU32::new(1000),
+        };
+        (ca, der)
+    }
+
     pub fn crl(&self, serials: &[u32]) -> Vec<u8> {
         let now = unix(SystemTime::now() - Duration::from_secs(60));
         let revoked = |serial: &u32| rcgen::RevokedCertParams {
