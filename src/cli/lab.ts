@@ -3,7 +3,7 @@ import { constants } from 'node:os';
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import type { ChangeReport } from '../lab/api.js';
 import { LabClient } from '../lab/client.js';
-import { labNames } from '../lab/layout.js';
+import { isAlive, LabLayout, labNames, readLabFile } from '../lab/layout.js';
 import type { LabStatus } from '../lab/status.js';
 import { formatStatus } from './lab-status.js';
 import { readSources } from './sources.js';
@@ -75,7 +75,15 @@ export function registerLab(program: Command): void {
   lab
     .command('list')
     .description('the names of all labs')
-    .action(() => console.log(labNames().join('\n')));
+    .action(() => {
+      for (const name of labNames()) {
+        console.log(
+          isAlive(readLabFile(new LabLayout(name)))
+            ? name
+            : `${name} (dead; meltemi lab down --name ${name} removes the rest)`,
+        );
+      }
+    });
 
   named(lab.command('down')).description('end a lab and remove all of it').option('--all', 'every lab').action(down);
 

@@ -108,6 +108,8 @@ export const FABRIC_PREFIX_LENGTHS = { ipv4: 16, ipv6: 64 } as const;
 /** Where pods find their name server. */
 export const NAMESERVER: AddressPair = { ipv4: '10.96.0.10', ipv6: 'fd00:10:96::a' };
 export const SERVICE_PREFIXES: AddressPair = { ipv4: '10.96.0.0/16', ipv6: 'fd00:10:96::/112' };
+/** What belongs to pods and Services: agents refuse what they do not know in there. */
+export const MESH_PREFIXES: readonly string[] = ['10.244.0.0/16', 'fd00:10:244::/48', ...both(SERVICE_PREFIXES)];
 /** Health probes come from here; redirection in pods lets them pass. */
 export const PROBE_SOURCE: AddressPair = { ipv4: '169.254.7.127', ipv6: 'fd16:9254:7127:1337:ffff:ffff:ffff:ffff' };
 /** The node's end of every pod's link. */

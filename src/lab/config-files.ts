@@ -1,6 +1,6 @@
 import { join } from 'node:path';
 import { formatYaml } from '../lib/yaml.js';
-import { FABRIC } from './addresses.js';
+import { FABRIC, MESH_PREFIXES } from './addresses.js';
 import type { LabLayout } from './layout.js';
 
 export interface MeshNames {
@@ -35,9 +35,11 @@ export function agentConfig(layout: LabLayout, names: MeshNames, name: string): 
   return formatYaml({
     node: name,
     ...names,
+    meshPrefixes: MESH_PREFIXES,
     locality: { region: '', zone: '', subzone: '' },
     xds: upstream,
     ca: upstream,
+    crlPath: join(layout.ca, 'ca-crl.pem'),
     pods: { directory: join(directory, 'pods') },
     stateDir: directory,
     admin: { socket: join(directory, 'admin.sock'), port: 15000 },

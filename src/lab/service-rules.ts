@@ -1,5 +1,5 @@
 import { isIpv6 } from '../lib/ip.js';
-import { type AddressPair, both, FABRIC, NAMESERVER, SERVICE_PREFIXES } from './addresses.js';
+import { type AddressPair, both, SERVICE_PREFIXES } from './addresses.js';
 import { ofFamilyOf, type ServiceView } from './service-table.js';
 
 export interface NodeView {
@@ -14,7 +14,7 @@ export interface NodeView {
  * for the fabric, which has no pods behind it.
  */
 export function serviceRules(services: readonly ServiceView[], node: NodeView | undefined): string {
-  const rules = [...both(NAMESERVER).flatMap(nameserverRules), ...services.flatMap(rulesOf)];
+  const rules = services.flatMap(rulesOf);
   const chains = [
     chain('services', undefined, rules),
     chain('forwarded', 'type nat hook prerouting priority -100;', ['jump services']),
@@ -24,14 +24,6 @@ export function serviceRules(services: readonly ServiceView[], node: NodeView | 
   ];
   if (node !== undefined) chains.push(...nodeChains(node));
   return `add table inet ${TABLE}\ndelete table inet ${TABLE}\ntable inet ${TABLE} {\n${chains.join('\n')}\n}\n`;
-}
-
-function nameserverRules(address: string): readonly string[] {
-  const family = word(address);
-  const target = isIpv6(address) ? FABRIC.ipv6 : FABRIC.ipv4;
-  return ['udp', 'tcp'].map(
-    (protocol) => `${family} daddr ${address} ${protocol} dport 53 dnat ${family} to ${target} comment "name server"`,
-  );
 }
 
 function rulesOf({ namespace, name, addresses, ports }: ServiceView): readonly string[] {

@@ -11,11 +11,12 @@ import type { LabLayout } from './layout.js';
 import { ManifestMirror } from './manifests.js';
 import { MeshProcesses } from './mesh.js';
 import { NameServer } from './name-server.js';
+import { NAME_SERVER_OBJECTS } from './name-server-objects.js';
 import { type NameTable, nameTable } from './names.js';
 import { holdNamespace, joinNode, makeFabric, setRules } from './network.js';
 import { LabNode } from './node.js';
 import { changeLabels, ObjectStore } from './object-store.js';
-import type { KubeObject } from './objects.js';
+import { type KubeObject, objectKey } from './objects.js';
 import { type LabPod, podKey } from './pod.js';
 import { PodSet } from './pod-set.js';
 import { serviceRules } from './service-rules.js';
@@ -168,7 +169,7 @@ export class Supervisor {
   }
 
   async #round(): Promise<void> {
-    const objects = this.store.list();
+    const objects = withNameServer(this.store.list());
     const expanded = expandWorkloads(
       objects,
       this.#nodes.map(({ name }) => name),
@@ -254,6 +255,12 @@ export class Supervisor {
     if (changes === undefined) return pod;
     return { ...pod, metadata: { ...pod.metadata, labels: changeLabels(pod.metadata.labels, changes) } };
   }
+}
+
+/** It cannot be taken away or changed: every pod's resolv.conf names it. */
+function withNameServer(objects: readonly KubeObject[]): readonly KubeObject[] {
+  const own = new Set(NAME_SERVER_OBJECTS.map(objectKey));
+  return [...NAME_SERVER_OBJECTS, ...objects.filter((object) => !own.has(objectKey(object)))];
 }
 
 function viewOf(pod: LabPod): PodView {

@@ -66,6 +66,30 @@ test('names and Services work through the mesh', { timeout: 60_000 }, async (t) 
     t.match(await caller.probe({ host, port: 80 }), { outcome: 'connected', server: 'server' }, host);
 });
 
+test('a captured pod that asks the name server itself, over TCP, is answered', { timeout: 60_000 }, async (t) => {
+  const own = { annotations: { 'ambient.istio.io/dns-capture': 'false' } };
+  await mesh.apply([idlePod({ name: 'asker', namespace: 'app', node: 1, ...own })]);
+  await mesh.ready(['caller.app', 'server.app', 'asker.app']);
+  const script = 'RES_OPTIONS=use-vc getent ahostsv4 server.app';
+  await until('the name is found', async () =>
+    (await mesh.lab('exec', 'asker.app', '--', 'sh', '-c', script)).stdout.startsWith('10.96.78.1'),
+  );
+  const log = mesh.accessLog('node-1');
+  await mesh.lab('exec', 'asker.app', '--', 'sh', '-c', script);
+  const [record] = await log.wait('the query has a record', (each) => each['dst.addr'].endsWith(':53'));
+  t.match(record, { direction: 'outbound', 'dst.service': 'kube-dns.kube-system.svc.cluster.local' });
+});
+
+test('an address among those of pods that nobody has is refused, never dialled in plaintext', {
+  timeout: 60_000,
+}, async (t) => {
+  const log = mesh.accessLog('node-1');
+  const caller = await mesh.prober('caller.app');
+  t.match(await caller.probe({ host: '10.244.2.250', port: 8080 }), { outcome: 'refused' });
+  const [record] = await log.wait('it has a record', (each) => each['dst.addr'].includes('10.244.2.250'));
+  t.match(record, { because: 'unknown-mesh-address' });
+});
+
 test('parts of the mesh that are killed come back, and the pods did not notice', { timeout: 60_000 }, async (t) => {
   const { pods, nodes, controlPlane } = await mesh.status();
   for (const name of ['node-1', 'node-2', 'control-plane']) await mesh.daemon('restart', name, true);
