@@ -138,6 +138,16 @@ pub fn trust_domain(identity: &str) -> Option<&str> {
         .then_some(domain)
 }
 
+/// Whether it is `spiffe://td/ns/NAMESPACE/sa/ACCOUNT`, the only shape that policy knows how to read.
+fn names_a_workload(identity: &str) -> bool {
+    let Some(path) = trust_domain(identity).and_then(|domain| identity.get("spiffe://".len() + domain.len()..)) else {
+        return false;
+    };
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'.';
+    let is_name = |name: &str| !name.is_empty() && name.bytes().all(allowed);
+    matches!(path.split('/').collect::<Vec<_>>()[..], ["", "ns", namespace, "sa", account] if is_name(namespace) && is_name(account))
+}
+
 /// The identity and the expiry that our own chain states; for certificates that we present.
 pub fn describe(chain: &[CertificateDer]) -> Result<Peer, String> {
     let leaf = chain.first().ok_or("the chain is empty")?;
@@ -157,8 +167,8 @@ fn only_spiffe_id<'a>(mut names: impl Iterator<Item = &'a str>) -> Result<String
     match (names.next(), names.next()) {
         (None, _) => Err(PeerError::NoIdentity("its certificate has no URI name".into())),
         (Some(_), Some(_)) => Err(PeerError::NoIdentity("its certificate has more than one URI name".into())),
-        (Some(name), None) if trust_domain(name).is_none() || name.len() > MAX_IDENTITY => {
-            Err(PeerError::NoIdentity(format!("{:.200} is no SPIFFE id", name)))
+        (Some(name), None) if !names_a_workload(name) || name.len() > MAX_IDENTITY => {
+            Err(PeerError::NoIdentity(format!("{:.200} is no SPIFFE id of a workload", name)))
         }
         (Some(name), None) => Ok(name.to_owned()),
     }
@@ -192,6 +202,28 @@ mod tests {
             ["", "spiffe://", "spiffe:///ns", "https://cluster.local/ns", "spiffe://cluster.local", "spiffe://A/b"]
         {
             assert_eq!(trust_domain(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn knows_a_workload_by_its_shape() {
+        for good in ["spiffe://cluster.local/ns/a/sa/b", "spiffe://td/ns/kube-system/sa/a.b-c1"] {
+            assert!(names_a_workload(good), "{good}");
+        }
+        for bad in [
+            "",
+            "spiffe://td/",
+            "spiffe://td/x",
+            "spiffe://td/ns/a/sa/b/c",
+            "spiffe://td/ns/a/sa/",
+            "spiffe://td/ns//sa/b",
+        ] {
+            assert!(!names_a_workload(bad), "{bad}");
+        }
+        for bad in
+            ["spiffe://td/ns/A/sa/b", "spiffe://td/ns/a/sa/b c", "spiffe://td/ns/a/sa/*", "spiffe://td//ns/a/sa/b"]
+        {
+            assert!(!names_a_workload(bad), "{bad}");
         }
     }
 }
