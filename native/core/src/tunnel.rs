@@ -668,8 +668,11 @@ impl Worker {
         }
     }
 
-    /// Appends frames to what this tunnel sends at the end of the turn. Only for open tunnels.
+    /// Appends frames to what this tunnel sends at the end of the turn; nothing for one that is not open.
     pub(crate) fn put(&mut self, slot: u32, mut bytes: &[u8]) {
+        if !self.tunnels.get(slot).is_some_and(Tunnel::is_open) {
+            return;
+        }
         self.own(slot);
         while !bytes.is_empty() {
             if self.stage.room() == 0 {
