@@ -1,8 +1,9 @@
-import { contextual, decode, integer, sequence, time } from './asn1.js';
+import { type KeyObject, verify } from 'node:crypto';
+import { bitsOf, childrenOf, contextual, decode, encode, integer, objectIdOf, sequence, time } from './asn1.js';
 import { authorityKeyIdentifier, extension, type Issuer } from './issue.js';
 import { ObjectIds } from './object-ids.js';
-import { toPem } from './pem.js';
-import { signed } from './signer.js';
+import { fromPem, toPem } from './pem.js';
+import { hashOf, signed } from './signer.js';
 
 export interface CrlInput {
   /** Grows with each list of the same issuer. */
@@ -36,4 +37,25 @@ export function issueCrl(issuer: Issuer, { number, thisUpdate, nextUpdate, revok
     ),
   );
   return toPem('X509 CRL', der);
+}
+
+/** As much of a list as it takes to see whose it is. */
+export interface RevocationList {
+  /** The issuer's name, DER. */
+  readonly issuerDer: Buffer;
+  isSignedBy(publicKey: KeyObject): boolean;
+}
+
+/** Throws when it is not one PEM list, version 2, signed in a way that CAs of the mesh may sign. */
+export function parseCrl(pem: string): RevocationList {
+  const [der] = fromPem('X509 CRL', pem);
+  if (der === undefined) throw new Error('it is no PEM X509 CRL');
+  const [body, algorithm, signature] = childrenOf(decode(der));
+  if (body === undefined) throw new Error('it is empty');
+  const [version, , issuer] = childrenOf(body);
+  if (version === undefined || !encode(version).equals(encode(integer(1)))) throw new Error('it is not of version 2');
+  const issuerDer = encode(sequence(...childrenOf(issuer)));
+  const hash = hashOf(objectIdOf(childrenOf(algorithm)[0]));
+  const [content, bits] = [encode(body), bitsOf(signature)];
+  return { issuerDer, isSignedBy: (publicKey) => verify(hash, content, publicKey, bits) };
 }

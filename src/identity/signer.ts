@@ -10,6 +10,13 @@ export function signed(privateKey: KeyObject, body: (algorithm: Asn1) => Asn1): 
   return encode(sequence(content, algorithm(), bitString(sign(hash, encode(content), privateKey))));
 }
 
+/** The hash of a signature algorithm. Throws on one that CAs of the mesh do not use. */
+export function hashOf(algorithm: string): string {
+  if (algorithm === ObjectIds.ecdsaWithSha256 || algorithm === ObjectIds.sha256WithRsa) return 'sha256';
+  if (algorithm === ObjectIds.ecdsaWithSha384) return 'sha384';
+  throw new Error(`signature algorithm ${algorithm} is not supported`);
+}
+
 /** EC P-256 and P-384 keys sign with the hash of their size, RSA keys (of a plugged-in CA) with SHA-256. */
 function schemeOf(key: KeyObject): { objectIdOf: string; hash: string; parameters: () => Asn1[] } {
   const curve = createPublicKey(key).asymmetricKeyDetails?.namedCurve;

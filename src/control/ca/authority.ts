@@ -14,7 +14,7 @@ import { SelfSigned } from './self-signed.js';
 import type { MaterialSource, SigningMaterial } from './signing-material.js';
 
 export interface AuthorityOptions {
-  /** Holds the state of a self-signed CA, and the trust bundle `root-cert.pem` of either kind. */
+  /** Holds the state of a self-signed CA, and `root-cert.pem` (trust bundle) and `ca-crl.pem` (revoked) of either. */
   readonly directory: string;
   /** Directory of a plugged-in CA; self-signed when undefined. */
   readonly cacerts?: string | undefined;
@@ -58,6 +58,10 @@ export class Authority {
     const { directory, cacerts, trustDomain, clock, log } = options;
     this.#options = options;
     this.#startedAtMs = clock.now();
+    let isWritten = false;
+    const listsChanged = (): void => {
+      if (isWritten) this.#publish();
+    };
     if (cacerts === undefined) {
       this.#selfSigned = new SelfSigned({
         directory,
@@ -65,15 +69,17 @@ export class Authority {
         clock,
         log,
         inUseUntilMs: () => this.#inUseUntilMs(),
+        listsChanged,
       });
     }
-    this.#source = this.#selfSigned ?? new PluggedIn({ directory: cacerts ?? '', clock, log });
+    this.#source = this.#selfSigned ?? new PluggedIn({ directory: cacerts ?? '', clock, log, listsChanged });
     this.#bundle = bundleOf(this.#source.current);
     mkdirSync(directory, { recursive: true });
-    this.#writeBundle();
+    this.#write();
+    isWritten = true;
     this.#source.subscribe(() => {
       this.#bundle = bundleOf(this.#source.current);
-      this.#publishBundle();
+      this.#publish();
       for (const listener of this.#listeners) listener();
     });
   }
@@ -119,6 +125,14 @@ export class Authority {
     if (this.#selfSigned === undefined) return err(NOT_OURS);
     this.#selfSigned.rotateIntermediate();
     return ok(undefined);
+  }
+
+  /**
+   * No peer trusts the certificate with this serial (hex) as soon as agents have read `ca-crl.pem`. Error: why that is
+   * not possible.
+   */
+  revoke(serial: string): Result<undefined> {
+    return this.#selfSigned === undefined ? err(LISTS_NOT_OURS) : this.#selfSigned.revoke(serial);
   }
 
   /** See `rotation.ts` for the steps. Error: why not now. */
@@ -168,19 +182,21 @@ export class Authority {
       : Math.max(untilMs, this.#startedAtMs + this.#options.defaultTtlSeconds * 1000);
   }
 
-  #writeBundle(): void {
-    writeFileAtomically(join(this.#options.directory, BUNDLE_FILE), this.bundle, 0o644);
+  #write(): void {
+    const { directory } = this.#options;
+    writeFileAtomically(join(directory, LISTS_FILE), this.#source.revocationLists, 0o644);
+    writeFileAtomically(join(directory, BUNDLE_FILE), this.bundle, 0o644);
   }
 
   /** A disk that is full now may not be so later; until then agents trust what they trusted. */
-  #publishBundle(): void {
+  #publish(): void {
     const { clock, log } = this.#options;
     this.#cancelPublish();
     try {
-      this.#writeBundle();
+      this.#write();
     } catch (error) {
-      log.error({ error }, 'the trust bundle cannot be written; trying again');
-      this.#cancelPublish = clock.schedule(PUBLISH_RETRY_MS, () => this.#publishBundle());
+      log.error({ error }, 'the trust bundle or the revocation lists cannot be written; trying again');
+      this.#cancelPublish = clock.schedule(PUBLISH_RETRY_MS, () => this.#publish());
     }
   }
 }
@@ -194,7 +210,9 @@ function summary({ fingerprint, notAfter }: Certificate): object {
 }
 
 const BUNDLE_FILE = 'root-cert.pem';
+const LISTS_FILE = 'ca-crl.pem';
 const NOT_OURS = 'the CA is plugged in: replace its files to rotate it';
+const LISTS_NOT_OURS = 'the CA is plugged in: put its revocation lists into ca-crl.pem beside its files';
 /** 90 days. */
 const MAX_TTL_SECONDS = 90 * 86_400;
 const PUBLISH_RETRY_MS = 1_000;

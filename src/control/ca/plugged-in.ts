@@ -2,6 +2,7 @@ import { createPrivateKey, createPublicKey } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Certificate, chainsTo, parseCertificate } from '../../identity/certificate.js';
+import { parseCrl } from '../../identity/crl.js';
 import { splitPem } from '../../identity/pem.js';
 import type { Clock } from '../../lib/clock.js';
 import { err, ok, type Result } from '../../lib/result.js';
@@ -9,10 +10,12 @@ import type { Logger } from '../../telemetry/log.js';
 import type { MaterialSource, SigningMaterial } from './signing-material.js';
 
 export interface PluggedInOptions {
-  /** `ca-cert.pem`, `ca-key.pem`, `root-cert.pem` and, when there is anything between, `cert-chain.pem`. */
+  /** `ca-cert.pem`, `ca-key.pem`, `root-cert.pem`, and if there is anything to say, `cert-chain.pem`, `ca-crl.pem`. */
   readonly directory: string;
   readonly clock: Clock;
   readonly log: Logger;
+  /** Called after the revocation lists have changed. */
+  readonly listsChanged: () => void;
   readonly reloadIntervalMs?: number;
 }
 
@@ -26,6 +29,9 @@ export class PluggedIn implements MaterialSource {
   #texts: string;
   #material: SigningMaterial;
   #lastError: string | undefined;
+  #lists = '';
+  #listsText: string | undefined;
+  #listsError: string | undefined;
   #cancel: () => void = () => {};
 
   /** Throws when the files make no CA. */
@@ -36,11 +42,16 @@ export class PluggedIn implements MaterialSource {
     if (!material.ok) throw new Error(`the CA in ${options.directory} cannot be used: ${material.error}`);
     this.#texts = JSON.stringify(files);
     this.#material = material.value;
+    this.#reloadLists();
     this.#scheduleReload();
   }
 
   get current(): SigningMaterial {
     return this.#material;
+  }
+
+  get revocationLists(): string {
+    return this.#lists;
   }
 
   subscribe(listener: () => void): () => void {
@@ -50,7 +61,13 @@ export class PluggedIn implements MaterialSource {
 
   describe(): object {
     const { directory } = this.#options;
-    return { kind: 'plugged-in', directory, ...(this.#lastError === undefined ? {} : { lastError: this.#lastError }) };
+    return {
+      kind: 'plugged-in',
+      directory,
+      revocationLists: splitPem('X509 CRL', this.#lists).length,
+      ...(this.#lastError === undefined ? {} : { lastError: this.#lastError }),
+      ...(this.#listsError === undefined ? {} : { listsError: this.#listsError }),
+    };
   }
 
   close(): void {
@@ -61,8 +78,32 @@ export class PluggedIn implements MaterialSource {
     const { clock, reloadIntervalMs = DEFAULT_RELOAD_INTERVAL_MS } = this.#options;
     this.#cancel = clock.schedule(reloadIntervalMs, () => {
       this.#reload();
+      if (this.#reloadLists()) this.#options.listsChanged();
       this.#scheduleReload();
     });
+  }
+
+  /** Whether there are other lists now. */
+  #reloadLists(): boolean {
+    const { directory, log } = this.#options;
+    const text = textOf(directory, 'ca-crl.pem');
+    // Lists are judged against the CA in use: both count.
+    const seen = `${this.#texts}${text}`;
+    if (seen === this.#listsText) return false;
+    this.#listsText = seen;
+    const lists =
+      text === undefined && this.#lists !== ''
+        ? err('ca-crl.pem is gone; to withdraw its lists, leave it there empty')
+        : readLists(text ?? '', [...this.#material.chain, ...this.#material.roots]);
+    this.#listsError = lists.ok ? undefined : lists.error;
+    if (!lists.ok) {
+      log.error({ directory, error: lists.error }, 'the new revocation lists are no good; the former ones stay');
+      return false;
+    }
+    if (lists.value === this.#lists) return false;
+    this.#lists = lists.value;
+    log.info({ directory }, 'the revocation lists were replaced');
+    return true;
   }
 
   #reload(): void {
@@ -137,6 +178,27 @@ function readMaterial(files: Files, { clock }: PluggedInOptions): Result<Signing
   } catch (error) {
     return err(error instanceof Error ? error.message : String(error));
   }
+}
+
+/** One list that does not fit an issuer breaks every handshake under that issuer: it must not go out. */
+function readLists(text: string, issuers: readonly Certificate[]): Result<string> {
+  const pems = splitPem('X509 CRL', text);
+  if (pems.length === 0 && text.trim() !== '') return err('ca-crl.pem holds no PEM X509 CRL');
+  const names = new Set<string>();
+  for (const [index, pem] of pems.entries()) {
+    try {
+      const list = parseCrl(pem);
+      const name = list.issuerDer.toString('hex');
+      if (names.has(name)) return err(`list ${index + 1} in ca-crl.pem is by the same issuer as one before it`);
+      names.add(name);
+      const ours = issuers.filter(({ subjectDer }) => subjectDer.equals(list.issuerDer));
+      if (ours.length > 0 && !ours.some(({ publicKey }) => list.isSignedBy(publicKey)))
+        return err(`list ${index + 1} in ca-crl.pem names our CA and is signed by another key`);
+    } catch (error) {
+      return err(`list ${index + 1} in ca-crl.pem is no good: ${error instanceof Error ? error.message : error}`);
+    }
+  }
+  return ok(pems.join(''));
 }
 
 function certificatesOf(text: string): Certificate[] {

@@ -4,6 +4,7 @@ import { writeFileAtomically } from '../../lib/atomic-file.js';
 import type { Clock } from '../../lib/clock.js';
 import { err, ok, type Result } from '../../lib/result.js';
 import type { Logger } from '../../telemetry/log.js';
+import { Revocations } from './revocations.js';
 import {
   type CaState,
   materialOf,
@@ -23,13 +24,19 @@ export interface SelfSignedOptions {
   readonly log: Logger;
   /** When the last certificate that is out there ends. */
   readonly inUseUntilMs: () => number;
+  /** Called after the revocation lists have changed. */
+  readonly listsChanged: () => void;
 }
 
-/** The CA that a mesh makes for itself. All its state is one file, replaced as a whole before it takes effect. */
+/**
+ * The CA that a mesh makes for itself. Its state is one file, replaced as a whole before it takes effect; what it has
+ * revoked is another beside it.
+ */
 export class SelfSigned implements MaterialSource {
   readonly #options: SelfSignedOptions;
   readonly #path: string;
   readonly #listeners = new Set<() => void>();
+  readonly #revocations: Revocations;
   #state: CaState;
   #material: SigningMaterial;
   #cancelCheck: () => void = () => {};
@@ -46,11 +53,22 @@ export class SelfSigned implements MaterialSource {
       this.#save(this.#state);
       options.log.info({ path: this.#path }, 'made a new root');
     }
+    this.#revocations = new Revocations({
+      directory: options.directory,
+      clock: options.clock,
+      log: options.log,
+      signers: () => ({ ...this.#state, trusted: this.#material.roots }),
+      changed: options.listsChanged,
+    });
     this.#check();
   }
 
   get current(): SigningMaterial {
     return this.#material;
+  }
+
+  get revocationLists(): string {
+    return this.#revocations.lists;
   }
 
   /** Whether the next step waits for holders of certificates from before the last one. */
@@ -88,14 +106,20 @@ export class SelfSigned implements MaterialSource {
     this.#options.log.info({ nextStep: NEXT_STEP[this.#state.phase] }, 'everybody has seen this step of the rotation');
   }
 
+  /** No peer trusts the certificate with this serial from now on. Error: why that is not possible. */
+  revoke(serial: string): Result<undefined> {
+    return this.#revocations.revoke(serial);
+  }
+
   describe(): object {
     const { phase } = this.#state;
     const waiting = this.isWaiting ? { waiting: this.#waiting() } : {};
-    return { kind: 'self-signed', phase, nextStep: NEXT_STEP[phase], ...waiting };
+    return { kind: 'self-signed', phase, nextStep: NEXT_STEP[phase], ...waiting, ...this.#revocations.describe() };
   }
 
   close(): void {
     this.#cancelCheck();
+    this.#revocations.close();
   }
 
   #waiting(): string {
@@ -108,6 +132,7 @@ export class SelfSigned implements MaterialSource {
     this.#state = state;
     this.#material = materialOf(state);
     this.#options.log.info({ phase: state.phase, roots: this.#material.roots.length }, why);
+    this.#revocations.refresh();
     for (const listener of this.#listeners) listener();
   }
 

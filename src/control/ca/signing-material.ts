@@ -15,6 +15,8 @@ export interface MaterialSource {
   readonly current: SigningMaterial;
   /** Called after `current` has changed. Returns how to stop. */
   subscribe(listener: () => void): () => void;
+  /** PEM of the revocation lists in force; may be empty. */
+  readonly revocationLists: string;
   /** For status pages; no keys in it. */
   describe(): object;
   close(): void;

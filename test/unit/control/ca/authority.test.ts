@@ -42,8 +42,8 @@ function open(t: Test, directory = t.testdir({}), clock = new ManualClock()) {
 
 t.test('a fresh CA makes a root, keeps its keys to itself and publishes the bundle', async (t) => {
   const { directory, issue, bundle, certificates, trusted } = open(t);
-  t.same(readdirSync(directory).sort(), ['ca.json', 'root-cert.pem']);
-  t.equal(statSync(join(directory, 'ca.json')).mode & 0o777, 0o600);
+  t.same(readdirSync(directory).sort(), ['ca-crl.pem', 'ca.json', 'revocations.json', 'root-cert.pem']);
+  for (const name of ['ca.json', 'revocations.json']) t.equal(statSync(join(directory, name)).mode & 0o777, 0o600);
   t.notMatch(bundle(), /PRIVATE/);
   const { chain, certificate } = issue();
   t.equal(chain.length, 3);

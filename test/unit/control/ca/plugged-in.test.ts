@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import t, { type Test } from 'tap';
 import { Authority } from '../../../../src/control/ca/authority.js';
 import { chainsTo, parseCertificate } from '../../../../src/identity/certificate.js';
+import { issueCrl } from '../../../../src/identity/crl.js';
 import { type Issuer, issueIntermediate, issueRoot } from '../../../../src/identity/issue.js';
 import { splitPem } from '../../../../src/identity/pem.js';
 import { ManualClock } from '../../../../src/lib/manual-clock.js';
@@ -60,6 +61,7 @@ function open(t: Test, files: Record<string, string>) {
   return {
     authority,
     clock,
+    lists: () => readFileSync(join(directory, 'ca/ca-crl.pem'), 'utf8'),
     bundle: () => readFileSync(join(directory, 'ca/root-cert.pem'), 'utf8'),
     put: (more: Record<string, string>) => {
       for (const [name, text] of Object.entries(more)) writeFileSync(join(cacerts, name), text);
@@ -130,4 +132,41 @@ t.test('a leaf is no CA, and the operator rotates a plugged-in one', async (t) =
   t.throws(() => open(t, { ...made.files, 'ca-cert.pem': leaf.certificate.pem }), /is not a CA/);
   t.match(it.authority.rotateRoot('add'), { error: /replace its files/ });
   t.match(it.authority.rotateIntermediate(), { error: /replace its files/ });
+});
+
+t.test('its revocation lists are read again when they change, and go out only if they are by the CA', async (t) => {
+  const [made, other] = [hierarchy('acme', true), hierarchy('acme')];
+  const listBy = (issuer: Issuer, number = 1) =>
+    issueCrl(issuer, {
+      number,
+      thisUpdate: new Date(clockStart),
+      nextUpdate: new Date(clockStart + YEAR),
+      revoked: [{ serial: 'abcd', at: new Date(clockStart) }],
+    });
+  const good = listBy(made.issuer) + listBy(made.root);
+  const it = open(t, { ...made.files, 'ca-crl.pem': good });
+  t.equal(it.lists(), good);
+  for (const [text, error] of [
+    [listBy(other.issuer), /names our CA and is signed by another key/],
+    [listBy(made.issuer) + listBy(made.issuer, 2), /list 2 .* same issuer/],
+    ['nothing', /holds no PEM X509 CRL/],
+    [good.replace(/\n..../, '\nAAAA'), /list 1 .* no good/],
+  ] as const) {
+    it.put({ 'ca-crl.pem': text });
+    it.clock.advance(5_000);
+    t.match(it.authority.describe(), { listsError: error });
+    t.equal(it.lists(), good);
+  }
+  it.remove('ca-crl.pem');
+  it.clock.advance(5_000);
+  t.match(it.authority.describe(), { listsError: /is gone/ });
+  t.equal(it.lists(), good, 'what was revoked is not trusted again by accident');
+  it.put({ 'ca-crl.pem': listBy(made.issuer, 2) });
+  it.clock.advance(5_000);
+  t.equal(it.lists(), listBy(made.issuer, 2), 'RSA signs the same the same way');
+  t.notMatch(it.authority.describe(), { listsError: /./ });
+  it.put({ 'ca-crl.pem': '' });
+  it.clock.advance(5_000);
+  t.equal(it.lists(), '');
+  t.match(it.authority.revoke('abcd'), { error: /put its revocation lists into ca-crl.pem/ });
 });
