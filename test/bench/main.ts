@@ -45,6 +45,14 @@ process.exitCode = await bench();
 
 async function bench(): Promise<number> {
   const topology = await buildTopology(options.congestion);
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+    process.on(signal, async () => {
+      Background.killAll();
+      await topology.close();
+      rmSync(work, { recursive: true, force: true });
+      process.exit(130);
+    });
+  }
   try {
     const load = await startLoad(topology);
     const variants = await chosenVariants();

@@ -5,6 +5,7 @@ import { setTimeout as wait } from 'node:timers/promises';
 
 /** A program that runs in the background, inside a network namespace, its output in a file. */
 export class Background {
+  static readonly #all = new Set<Background>();
   readonly #child: ChildProcess;
 
   private constructor(
@@ -13,6 +14,13 @@ export class Background {
     readonly log: string,
   ) {
     this.#child = child;
+    Background.#all.add(this);
+    child.once('exit', () => Background.#all.delete(this));
+  }
+
+  /** Kills whatever still runs: for a bench that is interrupted. */
+  static killAll(): void {
+    for (const each of Background.#all) each.#child.kill('SIGKILL');
   }
 
   static start(
