@@ -140,6 +140,8 @@ function disagreement(got: Greeting, said: Explanation, record: AccessRecord | u
     return `${told}; real: ${real}`;
   if (got.outcome === 'broken') return real;
   if (record === undefined || said.transport === 'mixed' || said.transport === 'none') return undefined;
+  // Which of several endpoints refused is not known to the client.
+  if (said.outcome === 'mixed' && got.outcome !== 'connected') return undefined;
   const hbone = record['dst.hbone_addr'] !== undefined;
   if (hbone !== (said.transport === 'hbone')) return `${told}; the record says hbone: ${hbone}; real: ${real}`;
   return undefined;
@@ -150,9 +152,7 @@ function outcomeFor(got: Greeting, said: Explanation): 'allowed' | 'denied' | un
   if (said.outcome === 'unknown') return undefined;
   if (said.outcome === 'mixed') {
     const isIpv6 = hostOf(got.remote).includes(':');
-    const reached = said.endpoints.find(
-      ({ uid, ip }) => uid.endsWith(`/${got.server}`) && ip.includes(':') === isIpv6,
-    );
+    const reached = said.endpoints.find(({ uid, ip }) => uid.endsWith(`/${got.server}`) && ip.includes(':') === isIpv6);
     return got.outcome === 'connected' ? (reached?.outcome ?? 'denied') : undefined;
   }
   return said.outcome === 'allowed' ? 'allowed' : 'denied';

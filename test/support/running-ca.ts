@@ -33,8 +33,8 @@ export interface Ca {
   addTo(server: GrpcServer): void;
   /** Of the TLS listener; they renew themselves. */
   readonly credentials: LiveServerCredentials;
-  /** Lets in callers with a token that is believed; rejects with the reason. */
-  readonly authenticate: (caller: Caller) => Promise<void>;
+  /** Lets in callers with a token that is believed, until it ends; rejects with the reason. */
+  readonly authenticate: (caller: Caller) => Promise<{ readonly untilMs: number }>;
   /** For a local admin address. */
   readonly routes: ReadonlyMap<string, Route>;
   readonly authority: Authority;

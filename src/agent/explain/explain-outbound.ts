@@ -80,7 +80,7 @@ export function explainOutbound(
     resolution,
     port,
     routes: addresses.map((ip) => {
-      if (isOwn(record, ip)) return ownRoute(record, ip, port);
+      if (isOwn(record, ip)) return ownRoute(state.uid, record, ip, port);
       return captured
         ? capturedRoute(state.uid, record, ip, port, source, self)
         : uncapturedRoute(record, ip, port, source, self);
@@ -89,9 +89,9 @@ export function explainOutbound(
 }
 
 /** The kernel delivers it inside the pod, over its loopback device, which is not redirected. */
-function ownRoute({ namespace, name }: PodRecord, ip: string, port: number): RouteExplanation {
+function ownRoute(uid: string, { namespace, name }: PodRecord, ip: string, port: number): RouteExplanation {
   const objects = [`pod/${namespace}/${name}`];
-  return { ip, action: 'direct', because: 'own-address', objects, endpoints: [plainEndpoint('', ip, port)] };
+  return { ip, action: 'direct', because: 'own-address', objects, endpoints: [plainEndpoint(uid, ip, port)] };
 }
 
 function isOwn({ ips }: PodRecord, ip: string): boolean {

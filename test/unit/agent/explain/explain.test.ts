@@ -101,6 +101,28 @@ t.test('a pod that is not captured sends plaintext to ready endpoints', async (t
   });
 });
 
+t.test('what a pod says to itself stays inside, captured or not', async (t) => {
+  for (const host of ['10.0.0.1', 'fd00::1', '127.0.0.1', '::1']) {
+    t.match(from(host, 80).routes, [
+      { action: 'direct', because: 'own-address', endpoints: [{ uid: uidOf('client') }] },
+    ]);
+  }
+  const inbound = () => Promise.reject(new Error('nobody else is to be asked'));
+  const agents = {
+    ask: async <T>(path: string) => (path === '/explain' ? (from('10.0.0.1', 80) as T) : await inbound()),
+  };
+  t.match(await explain('client', '10.0.0.1:80', agents), { outcome: 'allowed', because: 'own-address' });
+});
+
+t.test('an address that a ServiceEntry has is for the network to know, when the pod is not captured', async (t) => {
+  const entry = service('entry', { hostname: 'entry.test', vips: ['240.0.0.1'], ports: { 80: 8080 } });
+  const parts = { source: store([...MESH, entry], [], [CLIENT]), self: SELF };
+  const told = explainOutbound(record('client', ['10.0.0.1']), state('client', 'pending'), '240.0.0.1', 80, parts);
+  t.match(told.routes, [{ because: 'not-an-address-of-the-cluster', endpoints: [] }]);
+  const explanation = await explain('client', '240.0.0.1:80', { ask: async <T>() => told as T });
+  t.match(explanation, { outcome: 'unknown', because: 'not-an-address-of-the-cluster' });
+});
+
 t.test('the destination names the policy and the rule', async (t) => {
   const parts = { source: store(MESH, [NO_CLIENTS], [SERVER]), self: SELF };
   const arriving = {
