@@ -6,12 +6,12 @@ import { AuthorizationSchema } from '../gen/istio/security/authorization_pb.js';
 import { AddressSchema } from '../gen/istio/workload/workload_pb.js';
 import { buildCsr } from '../identity/csr.js';
 import type { Clock } from '../lib/clock.js';
+import { type ListenAddress, type Route, serveHttp } from '../lib/http-server.js';
 import { getOverSocket } from '../lib/unix-http.js';
 import { logger } from '../telemetry/log.js';
 import { createRegistry, type MetricsRegistry } from '../telemetry/metrics.js';
 import { type AdsClient, connectAds } from '../xds/client.js';
 import { AccessLog } from './admin/access-log.js';
-import { type ListenAddress, type Route, serveHttp } from './admin/http-server.js';
 import { Readiness } from './admin/readiness.js';
 import { adminRoutes, metricsRoutes, readinessRoutes } from './admin/routes.js';
 import { Authority } from './certs/authority.js';
@@ -69,6 +69,7 @@ export class Agent {
   readonly #tasks: Readonly<Record<'dataplane' | 'roots' | 'xds' | 'dns', () => void>>;
   #xds: AdsClient | undefined;
   #generation = 0;
+  #compactedBytes = 0;
   #handedOver: Promise<boolean> = Promise.resolve(false);
 
   constructor(readonly parts: AgentParts) {
@@ -294,11 +295,22 @@ export class Agent {
       ],
       onSynced: () => {
         this.#tasks.xds();
-        clock.schedule(COMPACT_AFTER_MS, this.parts.compact);
+        this.#compactLater(COMPACT_AFTER_MS);
       },
       metrics: xdsMetrics(this.#registry),
       clock,
       log: logger('xds'),
+    });
+  }
+
+  /** Gives memory back when the process has grown since the last time: once after the start, then now and then. */
+  #compactLater(delayMs: number): void {
+    this.parts.clock.schedule(delayMs, () => {
+      if (process.memoryUsage.rss() > this.#compactedBytes * COMPACT_GROWTH) {
+        this.parts.compact();
+        this.#compactedBytes = process.memoryUsage.rss();
+      }
+      this.#compactLater(COMPACT_INTERVAL_MS);
     });
   }
 
@@ -402,3 +414,5 @@ const PORT_RETRY_MS = 20;
 const LEARN_WAIT_MS = 5000;
 const LEARN_POLL_MS = 50;
 const COMPACT_AFTER_MS = 1000;
+const COMPACT_INTERVAL_MS = 60_000;
+const COMPACT_GROWTH = 1.1;

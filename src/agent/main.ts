@@ -38,16 +38,22 @@ export async function runAgent(configPath: string, configText: string): Promise<
     },
   });
   const { promise: asked, resolve: quit } = Promise.withResolvers<string>();
-  await agent.takeOver();
-  await agent.listen(() => quit('the admin interface'));
-  for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, () => quit(signal));
-  for (const event of ['uncaughtException', 'unhandledRejection'] as const) {
-    process.on(event, (error) => log.error({ error, event }, 'a bug: something failed that nobody waited for'));
+  // Nothing else is sure to keep the process: sockets of its own pages do not, and pods may be none.
+  const alive = setInterval(() => undefined, ALIVE_INTERVAL_MS);
+  try {
+    await agent.takeOver();
+    await agent.listen(() => quit('the admin interface'));
+    for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, () => quit(signal));
+    for (const event of ['uncaughtException', 'unhandledRejection'] as const) {
+      process.on(event, (error) => log.error({ error, event }, 'a bug: something failed that nobody waited for'));
+    }
+    await agent.run();
+    log.info({ node: config.node }, 'running');
+    log.info({ by: await asked }, 'asked to stop');
+  } finally {
+    await agent.stop();
+    clearInterval(alive);
   }
-  await agent.run();
-  log.info({ node: config.node }, 'running');
-  log.info({ by: await asked }, 'asked to stop');
-  await agent.stop();
 }
 
 function readConfig(path: string, text: string): AgentConfig {
@@ -80,3 +86,4 @@ function packageVersion(): string {
 }
 
 const MARK = 0x539;
+const ALIVE_INTERVAL_MS = 2 ** 30;

@@ -1,5 +1,7 @@
 import { rmSync } from 'node:fs';
 import type { IncomingMessage, Server, ServerResponse } from 'node:http';
+import { Readable } from 'node:stream';
+import { pipeline } from 'node:stream/promises';
 
 /** A page or an action. Thrown errors become status 500. */
 export type Route = (url: URL, request: IncomingMessage) => Promise<Answer> | Answer;
@@ -7,12 +9,49 @@ export type Route = (url: URL, request: IncomingMessage) => Promise<Answer> | An
 export interface Answer {
   readonly status?: number;
   readonly contentType?: string;
-  readonly body: string;
+  /** Or pieces, made as the client takes them. */
+  readonly body: string | Iterable<string>;
 }
 
 export function json(value: unknown): Answer {
-  const body = JSON.stringify(value, (_key, each) => (typeof each === 'bigint' ? each.toString() : each), 2);
-  return { contentType: 'application/json', body: `${body}\n` };
+  return { contentType: 'application/json', body: `${stringify(value)}\n` };
+}
+
+/**
+ * One object, its members written one after the other and generators as arrays item by item: for what would be too
+ * large as one value. What changes meanwhile may show in the part that is not written yet.
+ */
+export function jsonInPieces(members: Iterable<readonly [string, unknown]>): Answer {
+  return { contentType: 'application/json', body: piecesOf(members) };
+}
+
+function* piecesOf(members: Iterable<readonly [string, unknown]>): Generator<string> {
+  let separator = '{';
+  for (const [name, value] of members) {
+    if (value === undefined) continue;
+    yield `${separator}\n${JSON.stringify(name)}: `;
+    separator = ',';
+    if (isGenerator(value)) yield* itemsOf(value);
+    else yield stringify(value) ?? 'null';
+  }
+  yield separator === '{' ? '{}\n' : '\n}\n';
+}
+
+function* itemsOf(values: Iterable<unknown>): Generator<string> {
+  let separator = '[';
+  for (const value of values) {
+    yield `${separator}\n${stringify(value)}`;
+    separator = ',';
+  }
+  yield separator === '[' ? '[]' : '\n]';
+}
+
+function isGenerator(value: unknown): value is Iterable<unknown> {
+  return typeof value === 'object' && value !== null && Symbol.iterator in value && !Array.isArray(value);
+}
+
+function stringify(value: unknown): string | undefined {
+  return JSON.stringify(value, (_key, each) => (typeof each === 'bigint' ? each.toString() : each), 2);
 }
 
 /** Where to listen: a Unix socket (replaced if one is left over) or an address. */
@@ -58,7 +97,22 @@ async function respond(
     answer = { status: 500, body: `${error instanceof Error ? error.message : error}\n` };
   }
   response.writeHead(answer.status ?? 200, { 'content-type': answer.contentType ?? 'text/plain; charset=utf-8' });
-  response.end(request.method === 'HEAD' ? '' : answer.body);
+  if (request.method === 'HEAD') response.end();
+  else if (typeof answer.body === 'string') response.end(answer.body);
+  // A client that goes away, or a piece that cannot be made, ends the answer half-way: that is all there is to do.
+  else await pipeline(Readable.from(inChunks(answer.body)), response).catch(() => response.destroy());
+}
+
+/** Small pieces cost a write each. */
+function* inChunks(pieces: Iterable<string>): Generator<string> {
+  let chunk = '';
+  for (const piece of pieces) {
+    chunk += piece;
+    if (chunk.length < CHUNK_LENGTH) continue;
+    yield chunk;
+    chunk = '';
+  }
+  yield chunk;
 }
 
 function notFound(routes: ReadonlyMap<string, Route>, url: URL): Answer {
@@ -70,5 +124,6 @@ function notFound(routes: ReadonlyMap<string, Route>, url: URL): Answer {
 /** `sun_path` with its closing zero. */
 const MAX_SOCKET_PATH_BYTES = 107;
 const REQUEST_TIMEOUT_MS = 10_000;
+const CHUNK_LENGTH = 64 * 1024;
 /** Not imported: an import evaluates all its exports, and one of them (WebSocket) loads 12 MB that nobody uses. */
 const { createServer } = process.getBuiltinModule('node:http');

@@ -31,22 +31,26 @@ export interface DumpParts {
   xds(): unknown;
 }
 
-/** Everything the agent knows, for a person with a question. Keys are never in it. */
-export function configDump(parts: DumpParts): unknown {
+/** Everything the agent knows, for a person with a question. Keys are never in it. Tables come as generators. */
+export function configDump(parts: DumpParts): (readonly [string, unknown])[] {
   const { store } = parts;
-  return {
-    version: { version: parts.version, snapshot: store.version },
-    config: parts.config,
-    xds: parts.xds(),
-    engine: parts.stats(),
-    workloads: [...store.workloads()].map(dumpWorkload),
-    services: [...store.services()].map((service) => dumpService(service, store)),
-    policies: store.policies().map(dumpPolicy),
-    certificates: parts.certificates().map(dumpCertificate),
-    workloadState: parts.pods(),
-    groups: parts.groups().map(dumpGroup),
-    connections: parts.connections(),
-  };
+  return [
+    ['version', { version: parts.version, snapshot: store.version }],
+    ['config', parts.config],
+    ['xds', parts.xds()],
+    ['engine', parts.stats()],
+    ['workloads', each(store.workloads(), dumpWorkload)],
+    ['services', each(store.services(), (service) => dumpService(service, store))],
+    ['policies', each(store.policies(), dumpPolicy)],
+    ['certificates', each(parts.certificates(), dumpCertificate)],
+    ['workloadState', parts.pods()],
+    ['groups', each(parts.groups(), dumpGroup)],
+    ['connections', parts.connections()],
+  ];
+}
+
+function* each<T>(values: Iterable<T>, dump: (value: T) => unknown): Generator<unknown> {
+  for (const value of values) yield dump(value);
 }
 
 function dumpWorkload(workload: Workload): unknown {

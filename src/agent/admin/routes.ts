@@ -1,3 +1,4 @@
+import { type Answer, json, jsonInPieces, type Route } from '../../lib/http-server.js';
 import { canonicalIp } from '../../lib/ip.js';
 import { levels, setLevel } from '../../telemetry/log.js';
 import type { MetricsRegistry } from '../../telemetry/metrics.js';
@@ -5,7 +6,6 @@ import type { Enrolment } from '../enroll/enrolment.js';
 import { explainInbound } from '../explain/explain-inbound.js';
 import { type ExplainParts, explainOutbound } from '../explain/explain-outbound.js';
 import { configDump, type DumpParts } from './config-dump.js';
-import { type Answer, json, type Route } from './http-server.js';
 import type { Readiness } from './readiness.js';
 
 export interface AdminParts {
@@ -19,7 +19,7 @@ export interface AdminParts {
 /** For operators: the Unix socket and port 15000. */
 export function adminRoutes({ dump, enrolment, explain, quit }: AdminParts): Map<string, Route> {
   const routes = new Map<string, Route>([
-    ['GET /config_dump', () => json(configDump(dump))],
+    ['GET /config_dump', () => jsonInPieces(configDump(dump))],
     ['GET /connections', () => json(dump.connections())],
     ['GET /logging', () => json(levels())],
     ['POST /logging', (url) => changeLevel(url.searchParams)],
@@ -65,11 +65,10 @@ export function readinessRoutes(readiness: Readiness): Map<string, Route> {
 /** `level=debug`, or `level=xds:debug,ca:info`. */
 function changeLevel(query: URLSearchParams): Answer {
   try {
-    for (const part of (query.get('level') ?? 'info').split(',')) {
-      const [first = '', second] = part.split(':');
-      if (second === undefined) setLevel(first);
-      else setLevel(second, first);
-    }
+    const parts = (query.get('level') ?? 'info').split(',').map((part) => part.split(':'));
+    // First for all scopes, then for some: whatever the order.
+    for (const [level = '', scoped] of parts) if (scoped === undefined) setLevel(level);
+    for (const [scope, level] of parts) if (level !== undefined) setLevel(level, scope);
   } catch (error) {
     return { status: 400, body: `${error instanceof Error ? error.message : error}\n` };
   }
