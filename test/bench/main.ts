@@ -5,7 +5,7 @@
  *   --rounds N (3)  --seconds S (2) per measurement  --only a,b  --peer-ztunnel PATH  --json PATH  --no-memory
  */
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { cpus, homedir, release, tmpdir } from 'node:os';
+import { cpus, homedir, loadavg, release, tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
@@ -65,6 +65,8 @@ async function bench(): Promise<number> {
     };
     console.log(`${results.machine}; ${options.congestion}; ${options.rounds} rounds of ${options.seconds} s`);
     for (const variant of variants) console.log(`  ${variant.name}: ${variant.about}`);
+    if ((loadavg()[0] ?? 0) > 1)
+      console.log(`  BUSY: load ${loadavg()[0]?.toFixed(1)} before the start; ratios will mislead`);
     for (let round = 1; round <= Number(options.rounds); round++) {
       for (const variant of variants) await speedRound(round, variant, topology, load, results);
     }
