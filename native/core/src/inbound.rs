@@ -1,16 +1,13 @@
 //! What reaches a pod through a tunnel: CONNECTs are checked, judged, dialled to the app, and only then answered.
 use crate::api::{Action, Direction, OfferFacts};
-use crate::conn::{Close, Failure, Far, Leg, Phase, Side};
+use crate::conn::{Close, Failure, Far, Leg, Phase};
 use crate::h2::{self, Code, Violation};
 use crate::hpack;
 use crate::outbound::{denied, facts};
 use crate::request::{MAX_AUTHORITY, Request};
-use crate::shared::Pod;
 use crate::tunnel::{MAX_PEER_STREAMS, STREAM_WINDOW, Tunnel};
 use crate::worker::{Token, Worker};
-use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 impl Worker {
@@ -191,22 +188,6 @@ impl Worker {
         let facts = facts(&tunnel.pod, Direction::Inbound, tunnel.local, tunnel.peer.ip());
         let slot = self.new_conn(&tunnel.pod, facts, tunnel.peer.port());
         self.finish(slot, Close::Clean, Some(why.clone()));
-    }
-
-    /// A plaintext connection from outside was redirected to us.
-    pub(crate) fn accept_plaintext(&mut self, pod: &Arc<Pod>, fd: OwnedFd, peer: SocketAddr) {
-        let raw = fd.as_raw_fd();
-        let wanted = crate::net::original_destination(raw, peer);
-        let dst = wanted.unwrap_or(SocketAddr::new(peer.ip(), 0));
-        let slot = self.new_conn(pod, facts(pod, Direction::InboundPlaintext, dst, peer.ip()), peer.port());
-        if let Some(conn) = self.conns.get_mut(slot) {
-            conn.app = Side::accepted(fd);
-        }
-        self.watch_socket(raw, Token::App(slot));
-        if wanted.is_none() || self.is_own_port(dst.port()) {
-            return self.refuse(slot, 400, Failure::new("CONNECT", "attempted recursive call to ourselves"));
-        }
-        self.judge(slot);
     }
 }
 

@@ -14,6 +14,7 @@ pub mod memory;
 pub mod net;
 pub mod netns_sockets;
 mod outbound;
+mod passthrough;
 mod pool;
 pub mod record;
 mod relay;

@@ -238,7 +238,7 @@ impl Worker {
         self.pump(slot);
     }
 
-    fn reinstate(&mut self, slot: u32) {
+    pub(crate) fn reinstate(&mut self, slot: u32) {
         if !self.has_set_aside {
             return;
         }
@@ -293,38 +293,6 @@ impl Worker {
         }
         conn.phase = Phase::Dialing;
         self.send_out(slot);
-    }
-
-    // Plaintext.
-
-    /// Connects a socket of its own for this connection. The source address is not kept: it is the pod's anyway.
-    fn dial_out(&mut self, slot: u32, target: SocketAddr) {
-        let Some(conn) = self.conns.get(slot) else { return };
-        let pod = conn.pod.clone();
-        if self.is_own_port(target.port()) && self.is_local(&pod, target.ip()) {
-            return self.refuse(slot, 503, Failure::new("CONNECT", "attempted recursive call to ourselves"));
-        }
-        match self.dial(&pod, target, None) {
-            Ok(fd) => self.dialled_far(slot, fd),
-            Err(why) => self.try_next(slot, connect_failure(target, &why), true),
-        }
-    }
-
-    pub(crate) fn dialled_far(&mut self, slot: u32, fd: OwnedFd) {
-        let raw = fd.as_raw_fd();
-        let Some(conn) = self.conns.get_mut(slot) else { return };
-        conn.far = Far::Socket(Side::dialled(fd));
-        self.await_phase(slot, Phase::Dialing, self.shared.options.connect_timeout_ms);
-        self.watch_socket(raw, Token::Far(slot));
-    }
-
-    pub(crate) fn far_connected(&mut self, slot: u32) {
-        self.established(slot);
-        self.reinstate(slot);
-        if let Some(conn) = self.conns.get_mut(slot) {
-            conn.trial = None;
-        }
-        self.pump(slot);
     }
 
     /// A socket from inside the pod's network namespace.
@@ -393,7 +361,7 @@ fn connect_block(conn: &Conn, random: [u64; 3]) -> Vec<u8> {
     block
 }
 
-fn connect_failure(target: SocketAddr, why: &std::io::Error) -> Failure {
+pub(crate) fn connect_failure(target: SocketAddr, why: &std::io::Error) -> Failure {
     match why.raw_os_error() {
         Some(libc::ETIMEDOUT) if target.port() == HBONE_PORT => {
             let message = "connection timed out, maybe a NetworkPolicy is blocking HBONE port 15008";

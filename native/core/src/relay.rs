@@ -1,5 +1,5 @@
-//! Bytes: from an app's socket into a tunnel's records, from a tunnel's records to an app's socket, and between two
-//! sockets. Half-close goes through both ways; a slow reader's credit is withheld.
+//! Bytes: from an app's socket into a tunnel's records, and from a tunnel's records to an app's socket. Half-close goes
+//! through both ways; a slow reader's credit is withheld.
 use crate::conn::{Close, Conn, Failure, Far, Phase};
 use crate::h2::{self, FRAME_HEADER};
 use crate::net;
@@ -36,28 +36,6 @@ impl Worker {
         }
     }
 
-    pub(crate) fn far_event(&mut self, slot: u32, bits: i32) {
-        let Some(conn) = self.conns.get_mut(slot) else { return };
-        let Far::Socket(far) = &mut conn.far else { return };
-        if far.connecting {
-            if bits & (libc::EPOLLERR | libc::EPOLLHUP) != 0 {
-                let error = net::take_error(far.fd());
-                return self.dial_failed(slot, error);
-            }
-            if bits & libc::EPOLLOUT == 0 {
-                return;
-            }
-            far.connecting = false;
-            far.readable = true;
-            return self.far_connected(slot);
-        }
-        if bits & (libc::EPOLLIN | libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR) != 0 {
-            far.readable = true;
-            far.hangup |= bits & (libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR) != 0;
-        }
-        self.pump(slot);
-    }
-
     pub(crate) fn queue_pump(&mut self, slot: u32) {
         if let Some(conn) = self.conns.get_mut(slot).filter(|conn| !conn.queued) {
             conn.queued = true;
@@ -81,8 +59,6 @@ impl Worker {
             _ => {}
         }
     }
-
-    // App to tunnel.
 
     /// Reads the app's bytes straight to where they will be sealed.
     fn pump_to_tunnel(&mut self, slot: u32) {
@@ -252,8 +228,6 @@ impl Worker {
         self.finish(slot, Close::Reset, Some(Failure::closed(format!("the {who} reset the connection ({error})"))));
     }
 
-    // Tunnel to app.
-
     /// Writes collected pieces to their sockets, neighbours of one stream in one call.
     pub(crate) fn deliver(&mut self, tunnel: u32, input: &[u8]) {
         let segments = std::mem::take(&mut self.segments);
@@ -354,87 +328,9 @@ impl Worker {
             self.finish(slot, Close::Clean, None);
         }
     }
-
-    // Socket to socket.
-
-    fn pump_sockets(&mut self, slot: u32) {
-        let mut rx = std::mem::take(&mut self.rx);
-        let outcome = self.relay_sockets(slot, &mut rx[..PLAIN_BYTES]);
-        self.rx = rx;
-        match outcome {
-            Err(why) => self.finish(slot, Close::Reset, Some(Failure::closed(why))),
-            Ok(true) => self.queue_pump(slot),
-            Ok(false) => {}
-        }
-    }
-
-    /// True when there is more to do at once.
-    fn relay_sockets(&mut self, slot: u32, buffer: &mut [u8]) -> Result<bool, &'static str> {
-        let Some(conn) = self.conns.get_mut(slot) else { return Ok(false) };
-        let Far::Socket(far) = &mut conn.far else { return Ok(false) };
-        let (client, server) = ("the client reset the connection", "the server reset the connection");
-        let reset_by = |broken| if broken == Broken::Reader { (client, server) } else { (server, client) };
-        let (out, out_more) = relay(&mut conn.app, far, buffer).map_err(|broken| reset_by(broken).0)?;
-        let (back, back_more) = relay(far, &mut conn.app, buffer).map_err(|broken| reset_by(broken).1)?;
-        let is_over = conn.app.write_done && far.write_done;
-        count_app_bytes(conn, out);
-        count_far_bytes(conn, back);
-        self.is_bulk |= out + back > BULK_BYTES;
-        if is_over {
-            self.finish(slot, Close::Clean, None);
-            return Ok(false);
-        }
-        Ok(out_more || back_more)
-    }
 }
 
-/// Which of two sockets is no more: the one read from, or the one written to.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Broken {
-    Reader,
-    Writer,
-}
-
-/// Moves bytes one way: how many were read, and whether there may be more at once.
-fn relay(from: &mut crate::conn::Side, to: &mut crate::conn::Side, buffer: &mut [u8]) -> Result<(usize, bool), Broken> {
-    to.drain().map_err(|()| Broken::Writer)?;
-    let (mut total, mut rounds) = (0, 0);
-    while from.readable && !from.read_done && !to.has_unsent() {
-        if rounds == PLAIN_ROUNDS {
-            return Ok((total, true));
-        }
-        rounds += 1;
-        let count = net::recv(from.fd(), buffer);
-        if count < 0 {
-            if !net::would_block() {
-                return Err(Broken::Reader);
-            }
-            from.readable = false;
-            break;
-        }
-        if count == 0 {
-            from.read_done = true;
-            break;
-        }
-        let bytes = &buffer[..count as usize];
-        total += bytes.len();
-        let sent = net::send(to.fd(), bytes);
-        if sent < 0 && !net::would_block() {
-            return Err(Broken::Writer);
-        }
-        to.unsent.extend_from_slice(&bytes[sent.max(0) as usize..]);
-        if bytes.len() < buffer.len() && !from.hangup {
-            from.readable = false;
-        }
-    }
-    if from.read_done && !to.has_unsent() && !to.write_done {
-        to.write_done = true;
-        net::shutdown_write(to.fd());
-    }
-    Ok((total, false))
-}
-
-fn count_app_bytes(conn: &mut Conn, count: usize) {
+pub(crate) fn count_app_bytes(conn: &mut Conn, count: usize) {
     conn.app_to_far += count as u64;
     if let Some(series) = &conn.series {
         let is_request = conn.facts.direction != crate::api::Direction::Inbound;
@@ -443,7 +339,7 @@ fn count_app_bytes(conn: &mut Conn, count: usize) {
     }
 }
 
-fn count_far_bytes(conn: &mut Conn, count: usize) {
+pub(crate) fn count_far_bytes(conn: &mut Conn, count: usize) {
     conn.far_to_app += count as u64;
     if let Some(series) = &conn.series {
         let is_request = conn.facts.direction == crate::api::Direction::Inbound;
@@ -458,8 +354,6 @@ const MAX_PIECES: usize = 32;
 const SMALLEST_PIECE: usize = 256;
 /// A read of that size or more goes out at once.
 const FLUSH_BYTES: usize = 64 << 10;
-const BULK_BYTES: usize = 8192;
+pub(crate) const BULK_BYTES: usize = 8192;
 /// Largest piece of held bytes in one frame.
 const REPLAY_BYTES: i64 = 16_000;
-const PLAIN_BYTES: usize = 128 << 10;
-const PLAIN_ROUNDS: u32 = 8;
