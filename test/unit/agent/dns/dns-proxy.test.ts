@@ -26,6 +26,8 @@ t.test('updates and pods come and go', async (t) => {
   const port = await add(proxy, {});
   t.match(await askUdp('web', 'A', '127.0.0.1', port), { rcode: 2 }, 'unknown, and the pod has no nameserver');
   proxy.update([{ kind: 'put', service: service('web', ['10.96.0.1']) }]);
+  // The worker takes its messages in order: an answer to the next means that the update is in force.
+  await proxy.metrics();
   t.match(await askUdp('web', 'A', '127.0.0.1', port), { records: [{ data: '10.96.0.1' }] });
   t.equal(await add(proxy, {}), port, 'adding again changes nothing');
   proxy.removePod('p1');
