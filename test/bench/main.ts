@@ -175,7 +175,7 @@ async function chosenVariants(): Promise<Variant[]> {
 async function startLoad(topology: Topology): Promise<Load> {
   const manifest = ['--manifest-path', join(root, 'native/Cargo.toml'), '-p', 'meltemi-load'];
   await must('cargo', ['build', '--quiet', '--release', ...manifest], { timeoutMs: 600_000 });
-  const program = join(root, 'native/target/release/meltemi-load');
+  const program = join(process.env.CARGO_TARGET_DIR ?? join(root, 'native/target'), 'release/meltemi-load');
   const address = `${topology.server.ip}:${topology.port}`;
   const command = [program, 'server', '--listen', address, '--threads', '2', '--congestion', options.congestion];
   server = Background.start('load server', topology.server.netns, command, join(work, 'server.log'));
