@@ -334,10 +334,15 @@ impl Mesh {
     }
 
     pub fn with(options: EngineOptions) -> Self {
-        let world = World::new();
-        let ca = Ca::new("cluster.local");
         let client = Node::new(options.clone(), Box::new(|offer| Some(to_group(offer))));
         let server = Node::new(options, Box::new(|offer| Some(to_app(offer))));
+        Self::of(client, server)
+    }
+
+    /// Of engines that run already.
+    pub fn of(client: Node, server: Node) -> Self {
+        let world = World::new();
+        let ca = Ca::new("cluster.local");
         for node in [&client, &server] {
             node.engine.set_trust(&[ca.anchor()]).unwrap();
         }
