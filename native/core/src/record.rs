@@ -118,6 +118,16 @@ impl Keys {
     }
 }
 
+/// A secret outlives its connection nowhere (the cipher clears its own key).
+impl Drop for Keys {
+    fn drop(&mut self) {
+        for byte in &mut self.secret {
+            unsafe { std::ptr::write_volatile(byte, 0) };
+        }
+        std::sync::atomic::compiler_fence(std::sync::atomic::Ordering::SeqCst);
+    }
+}
+
 impl std::fmt::Debug for Keys {
     fn fmt(&self, out: &mut std::fmt::Formatter) -> std::fmt::Result {
         write!(out, "Keys({:?}, [redacted], {})", self.cipher, self.sequence)
