@@ -97,7 +97,7 @@ export async function buildControlPlane(config: ControlPlaneConfig, clock: Clock
   const xdsMetrics = adsServerMetrics(metrics);
   const ads = createAdsServer(tables, { authenticate: authenticatedBy(verifier), metrics: xdsMetrics, clock });
   const openAds = createAdsServer(tables, {
-    authenticate: () => loaded.promise,
+    authenticate: () => loaded.promise.then(() => undefined),
     metrics: { ...xdsMetrics, streams() {} },
     clock,
   });

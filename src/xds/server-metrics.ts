@@ -9,6 +9,8 @@ export interface AdsServerMetrics {
   converged(seconds: number): void;
   rejected(type: string): void;
   unauthenticated(): void;
+  /** A stream was ended since its token had. */
+  expired(): void;
 }
 
 /** The same under the names that dashboards know. */
@@ -26,6 +28,7 @@ export function adsServerMetrics(registry: MetricsRegistry): AdsServerMetrics {
     'pilot_xds_authentication_failures_total',
     'xDS streams refused for want of proof.',
   );
+  const expiries = registry.counter('meltemi_xds_expired_streams_total', 'xDS streams ended with their token.');
   return {
     streams: (count) => streams.set(count),
     pushed(type, size) {
@@ -35,5 +38,6 @@ export function adsServerMetrics(registry: MetricsRegistry): AdsServerMetrics {
     converged: (seconds) => convergence.observe(seconds),
     rejected: (type) => rejects.inc({ type }),
     unauthenticated: () => failures.inc(),
+    expired: () => expiries.inc(),
   };
 }

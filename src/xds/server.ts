@@ -8,8 +8,11 @@ import type { AdsServerMetrics } from './server-metrics.js';
 import { AdsServerStream, type StreamStatus } from './server-stream.js';
 
 export interface AdsServerOptions {
-  /** Rejects with the reason when the caller may not listen; the caller learns only that it is unauthenticated. */
-  readonly authenticate?: (caller: Caller) => Promise<void>;
+  /**
+   * Rejects with the reason when the caller may not listen; the caller learns only that it is unauthenticated. Resolves
+   * with the time (ms since the epoch) at which its stream is to end, or with nothing: then it may stay.
+   */
+  readonly authenticate?: (caller: Caller) => Promise<{ readonly untilMs: number } | undefined>;
   readonly metrics?: AdsServerMetrics;
   readonly clock?: Clock;
   readonly log?: Logger;
@@ -34,6 +37,16 @@ export function createAdsServer(sources: readonly ResourceSource[], options: Ads
   const maxNames = options.maxNames ?? DEFAULT_MAX_NAMES;
   const streams = new Set<AdsServerStream>();
 
+  /** A proof that has ended proves nothing: the client comes back with a newer one. Returns how to cancel. */
+  const endAt = (untilMs: number, stream: { caller: Caller; end(error: RpcError): void }): (() => void) => {
+    if (untilMs === Number.POSITIVE_INFINITY) return () => {};
+    return clock.schedule(untilMs - clock.now(), () => {
+      metrics.expired();
+      log.info({ peer: stream.caller.peer }, 'stream ended with its token');
+      stream.end(new RpcError(StatusCode.UNAUTHENTICATED, 'the token has ended'));
+    });
+  };
+
   return {
     streams: () => [...streams].map((stream) => stream.status()),
     addTo(server) {
@@ -42,8 +55,10 @@ export function createAdsServer(sources: readonly ResourceSource[], options: Ads
         stream.onClose(() => {
           gone = true;
         });
+        let untilMs = Number.POSITIVE_INFINITY;
         try {
-          await options.authenticate?.(stream.caller);
+          const admitted = await options.authenticate?.(stream.caller);
+          if (admitted) untilMs = admitted.untilMs;
         } catch (error) {
           metrics.unauthenticated();
           const why = error instanceof Error ? error.message : String(error);
@@ -55,7 +70,9 @@ export function createAdsServer(sources: readonly ResourceSource[], options: Ads
         const served = new AdsServerStream(stream, { sources, metrics, clock, log, maxNames });
         streams.add(served);
         metrics.streams(streams.size);
+        const cancelEnd = endAt(untilMs, stream);
         stream.onClose(() => {
+          cancelEnd();
           served.close();
           streams.delete(served);
           metrics.streams(streams.size);
@@ -74,5 +91,6 @@ const SILENT: AdsServerMetrics = {
   converged() {},
   rejected() {},
   unauthenticated() {},
+  expired() {},
 };
 const DEFAULT_MAX_NAMES = 200_000;

@@ -25,6 +25,7 @@ test('a stock Envoy follows, refuses by name, and resumes', { timeout: 300_000 }
     converged() {},
     rejected() {},
     unauthenticated() {},
+    expired() {},
     pushed: (_type, bytes) => pushes.push(bytes),
   };
   const table = new ResourceTable(CLUSTER, 'cds');

@@ -44,11 +44,12 @@ export function createCaService(options: CaServiceOptions): { addTo(server: Grpc
   };
 }
 
-/** Lets in whoever a verifier believes; for streams that need no more than that. Rejects with the reason. */
-export function authenticatedBy(verifier: TokenVerifier): (caller: Caller) => Promise<void> {
+/** Lets in whoever a verifier believes, for as long as it does. Rejects with the reason. */
+export function authenticatedBy(verifier: TokenVerifier): (caller: Caller) => Promise<{ readonly untilMs: number }> {
   return async (caller) => {
     const principal = await authenticate(caller, verifier);
     if (!principal.ok) throw new Error(principal.error);
+    return { untilMs: principal.value.untilMs };
   };
 }
 

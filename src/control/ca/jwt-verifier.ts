@@ -68,7 +68,8 @@ export class JwtVerifier implements TokenVerifier {
       return err(`the token’s node ${quote(node)} is no node name`);
     }
     const [, namespace = '', serviceAccount = ''] = account;
-    return ok({ identity: { trustDomain: this.options.trustDomain, namespace, serviceAccount }, node });
+    const identity = { trustDomain: this.options.trustDomain, namespace, serviceAccount };
+    return ok({ identity, node, untilMs: (exp + LEEWAY_SECONDS) * 1000 });
   }
 }
 

@@ -7,6 +7,8 @@ export interface Principal {
   readonly identity: SpiffeId;
   /** The node it runs on, when its proof says so. */
   readonly node: string | undefined;
+  /** When the proof ends, ms since the epoch: nothing that rests on it may last longer. */
+  readonly untilMs: number;
 }
 
 /** Turns a bearer token into a principal. Error: why it is not believed, for our log and never for the caller. */

@@ -16,6 +16,7 @@ import { createRegistry } from '../../../src/telemetry/metrics.js';
 import { connectAds } from '../../../src/xds/client.js';
 import { ResourceTable } from '../../../src/xds/resource-table.js';
 import { createAdsServer } from '../../../src/xds/server.js';
+import { adsServerMetrics } from '../../../src/xds/server-metrics.js';
 import { resource } from '../../support/ads-server.js';
 import { signJwt } from '../../support/jwt.js';
 import { createCa } from '../../support/running-ca.js';
@@ -49,7 +50,7 @@ async function setup(t: Test, clock: Clock = systemClock) {
   const table = new ResourceTable('type.googleapis.com/test.Thing');
   const server = createGrpcServer();
   ca.addTo(server);
-  createAdsServer([table], { authenticate: ca.authenticate }).addTo(server);
+  createAdsServer([table], { authenticate: ca.authenticate, clock, metrics: adsServerMetrics(registry) }).addTo(server);
   const port = await server.listen({ ip: '127.0.0.1', port: 0 }, ca.credentials);
   t.teardown(async () => {
     ca.close();
@@ -243,6 +244,46 @@ t.test('a rotation of the root under load breaks no handshake, and in the end th
   );
 });
 
+t.test('a stream ends with its token, and the agent comes back with the new one', async (t) => {
+  // Half an hour behind, so that the server's certificate is valid for a real TLS client now and after the token's end.
+  const clock = new ManualClock(Date.now() - 1800_000);
+  const it = await setup(t, clock);
+  const tokens = [it.token({ exp: clock.now() / 1000 + 600 }), it.token({ exp: clock.now() / 1000 + 3600 })];
+  const terminations: string[] = [];
+  const connected: boolean[] = [];
+  const waiting: (() => void)[] = [];
+  const client = connectAds({
+    address: `127.0.0.1:${it.port}`,
+    serverName: NAME,
+    rootCerts: async () => it.roots(),
+    headers: async () => ({ authorization: `Bearer ${tokens.length > 1 ? tokens.shift() : tokens[0]}` }),
+    node: { id: 'node-1' },
+    types: [{ typeUrl: it.table.typeUrl, mode: 'wildcard', onUpdate: () => [] }],
+    metrics: { message() {}, refused() {}, terminated: (reason) => terminations.push(reason) },
+    onConnected: (is) => {
+      connected.push(is);
+      for (const resolve of waiting.splice(0)) resolve();
+    },
+  });
+  t.teardown(() => client.close());
+  const until = async (states: readonly boolean[]): Promise<void> => {
+    while (connected.length < states.length) await new Promise<void>((resolve) => waiting.push(resolve));
+    t.same(connected, states);
+  };
+  await until([true]);
+  clock.advance(600_000);
+  t.same(terminations, [], 'clocks of nodes differ a little');
+  logged.length = 0;
+  clock.advance(30_000);
+  await until([true, false, true]);
+  t.same(terminations, ['error']);
+  t.match(logged.join(''), /UNAUTHENTICATED|the token has ended/);
+  const text = await it.registry.render();
+  t.match(text, 'meltemi_xds_expired_streams_total 1');
+  t.match(text, 'pilot_xds_authentication_failures_total 0');
+  t.match(text, /^pilot_xds 1$/m);
+});
+
 t.test('the server’s own certificate is renewed while streams go on', async (t) => {
   // Half a day behind, so that certificates made now and after the renewal are valid for a real TLS client.
   const clock = new ManualClock(Date.now() - 12 * 3600_000);
@@ -255,7 +296,7 @@ t.test('the server’s own certificate is renewed while streams go on', async (t
     address: `127.0.0.1:${it.port}`,
     serverName: NAME,
     rootCerts: async () => it.roots(),
-    headers: async () => ({ authorization: `Bearer ${it.token()}` }),
+    headers: async () => ({ authorization: `Bearer ${it.token({ exp: clock.now() / 1000 + 2 * 86_400 })}` }),
     node: { id: 'node-1' },
     types: [
       {

@@ -254,6 +254,7 @@ t.test('a type that is not served, and a client that proves nothing, end the str
     metrics: adsServerMetrics(registry),
     authenticate: async (caller) => {
       if (caller.header('authorization') !== 'Bearer good') throw new Error('no token');
+      return undefined;
     },
   });
   const good = connect({ authorization: 'Bearer good' });

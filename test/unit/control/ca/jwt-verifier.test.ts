@@ -28,12 +28,13 @@ const claims = {
 const check = (changes: object, header?: Record<string, unknown>) =>
   verifier.verify(signJwt(lab.privateKey, { ...claims, ...changes }, header));
 
-t.test('a good token says who and on which node', async (t) => {
+t.test('a good token says who, on which node and until when', async (t) => {
   t.same(await check({}), {
     ok: true,
     value: {
       identity: { trustDomain: 'cluster.local', namespace: 'istio-system', serviceAccount: 'meltemi-agent' },
       node: 'node-1',
+      untilMs: (now + 3600 + 30) * 1000,
     },
   });
   t.match(await check({ aud: ['other', 'istio-ca'], node: undefined, nbf: now }), {

@@ -10,6 +10,7 @@ const rule = {
 const agent = {
   identity: { trustDomain: 'cluster.local', namespace: 'istio-system', serviceAccount: 'meltemi-agent' },
   node: 'node-1',
+  untilMs: 0,
 };
 const CART = 'spiffe://cluster.local/ns/shop/sa/cart';
 
