@@ -332,8 +332,10 @@ impl Conn {
     }
 }
 
+/// Of a connection whose peer says nothing of itself. The empty names are shared, not allocated.
 pub(crate) fn facts(pod: &Arc<Pod>, direction: Direction, dst: SocketAddr, src_ip: IpAddr) -> OfferFacts {
-    OfferFacts { pod: pod.uid.clone(), direction, dst, src_ip, peer_identity: "".into(), authority: "".into() }
+    let (peer_identity, authority) = (Arc::default(), Arc::default());
+    OfferFacts { pod: pod.uid.clone(), direction, dst, src_ip, peer_identity, authority }
 }
 
 pub(crate) fn denied(because: &str, objects: &[String]) -> String {
