@@ -25,6 +25,7 @@ export type Reason =
   | 'unknown-mesh-address'
   | 'unknown-pod'
   | 'unknown-workload'
+  | 'policy-not-known'
   | 'loop'
   | 'illegal-port'
   | 'bad-authority'

@@ -67,7 +67,7 @@ function deliver(seen: Observed, pod: LocalPod, target: Target, tunnelled: boole
     return refuse('illegal-port', 400, [`pod/${pod.uid}`, `address/${formatHostPort(target.ip, target.port)}`]);
   }
   const policies = policiesInScope(seen, pod);
-  if (policies === undefined) return refuse('unknown-workload', 503, [`workload/${pod.uid}`]);
+  if ('action' in policies) return policies;
   const authz = authorize(policies, {
     get identity() {
       return tunnelled ? seen.peerIdentity : '';
@@ -86,16 +86,20 @@ function deliver(seen: Observed, pod: LocalPod, target: Target, tunnelled: boole
 }
 
 /**
- * Policies of the whole mesh, of the namespace, and those that name this workload. Undefined while the workload is not
- * known, or not everything has been received: then nobody can say what policy wants.
+ * Policies of the whole mesh, of the namespace, and those that name this workload. Refuses while the workload is not
+ * known, or not everything has been received: then nobody can say what policy wants. That goes for one that the workload
+ * names and that has never come, too; one that was taken back wants nothing, the workload just has not heard of it yet.
  */
-function policiesInScope(seen: Observed, pod: LocalPod): NamedPolicy[] | undefined {
-  if (!seen.synced) return undefined;
-  const own = seen.policiesOf(pod.uid);
-  if (own === undefined) return undefined;
+function policiesInScope(seen: Observed, pod: LocalPod): NamedPolicy[] | Refuse {
+  const own = seen.synced ? seen.policiesOf(pod.uid) : undefined;
+  if (own === undefined) return refuse('unknown-workload', 503, [`workload/${pod.uid}`]);
   const keys = new Set([...seen.policiesIn(''), ...seen.policiesIn(pod.namespace), ...[...own].sort()]);
-  return [...keys].flatMap((key) => {
+  const known: NamedPolicy[] = [];
+  const missing: string[] = [];
+  for (const key of keys) {
     const policy = seen.policy(key);
-    return policy === undefined ? [] : [{ key, policy }];
-  });
+    if (policy !== undefined) known.push({ key, policy });
+    else if (!seen.isPolicyRemoved(key)) missing.push(`policy/${key}`);
+  }
+  return missing.length === 0 ? known : refuse('policy-not-known', 503, missing);
 }

@@ -129,6 +129,11 @@ export class Observed implements Snapshot {
     return this.#snapshot.policy(key);
   }
 
+  isPolicyRemoved(key: string): boolean {
+    this.#note(TABLE.policy(key));
+    return this.#snapshot.isPolicyRemoved(key);
+  }
+
   pod(uid: string): LocalPod | undefined {
     this.#note(TABLE.pod(uid));
     return this.#snapshot.pod(uid);

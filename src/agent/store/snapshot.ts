@@ -26,6 +26,8 @@ export interface Snapshot {
   /** Names of the policies of a namespace, or of the whole mesh (''). */
   policiesIn(namespace: string): readonly string[];
   policy(key: string): Authorization | undefined;
+  /** Whether the control plane has said that this policy is gone; false for one of which it never said anything. */
+  isPolicyRemoved(key: string): boolean;
   pod(uid: string): LocalPod | undefined;
 }
 

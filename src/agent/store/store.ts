@@ -50,10 +50,15 @@ export class Store implements Snapshot, EndpointSource {
   readonly #policies = new Map<string, Authorization>();
   /** Namespace, or '' for the whole mesh, to policy names. */
   readonly #policiesIn = new MultiIndex();
+  /** Names that the control plane took back, oldest first. */
+  readonly #removedPolicies = new Set<string>();
   readonly #pods = new Map<string, LocalPod>();
 
   /** `isRead`: whether anyone can have made this look-up; a change that nobody can have read is not named. */
-  constructor(readonly isRead: (read: Read) => boolean = () => true) {}
+  constructor(
+    readonly isRead: (read: Read) => boolean = () => true,
+    readonly maxRemovedPolicies = 10_000,
+  ) {}
 
   get version(): number {
     return this.#version;
@@ -99,7 +104,10 @@ export class Store implements Snapshot, EndpointSource {
       if (parsed.ok) this.#setPolicy(name, parsed.value, change);
       else change.refused.push({ name, reason: parsed.error });
     }
-    for (const name of update.removed) this.#setPolicy(name, undefined, change);
+    for (const name of update.removed) {
+      this.#rememberRemoved(name, change);
+      this.#setPolicy(name, undefined, change);
+    }
     return this.#finish(change);
   }
 
@@ -162,6 +170,10 @@ export class Store implements Snapshot, EndpointSource {
 
   policy(key: string): Authorization | undefined {
     return this.#policies.get(key);
+  }
+
+  isPolicyRemoved(key: string): boolean {
+    return this.#removedPolicies.has(key);
   }
 
   pod(uid: string): LocalPod | undefined {
@@ -270,13 +282,29 @@ export class Store implements Snapshot, EndpointSource {
     if (before === undefined && after === undefined) return;
     if (before !== undefined && after !== undefined && samePolicy(before, after)) return;
     if (after === undefined) this.#policies.delete(name);
-    else this.#policies.set(name, after);
+    else {
+      this.#policies.set(name, after);
+      this.#removedPolicies.delete(name);
+    }
     change.read(TABLE.policy(name));
     difference(scopesOf(before), scopesOf(after), (scope, added) => {
       if (added) this.#policiesIn.add(scope, name);
       else this.#policiesIn.delete(scope, name);
       change.read(TABLE.policiesIn(scope));
     });
+  }
+
+  /** What is forgotten for want of room counts as never heard of: on the safe side. */
+  #rememberRemoved(name: string, change: ChangeRecord): void {
+    if (this.#removedPolicies.has(name)) return;
+    this.#removedPolicies.add(name);
+    change.read(TABLE.policy(name));
+    if (this.#removedPolicies.size <= this.maxRemovedPolicies) return;
+    for (const oldest of this.#removedPolicies) {
+      this.#removedPolicies.delete(oldest);
+      change.read(TABLE.policy(oldest));
+      return;
+    }
   }
 
   #receive(what: 'addresses' | 'policies', change: ChangeRecord): void {

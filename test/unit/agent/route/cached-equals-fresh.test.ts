@@ -73,7 +73,8 @@ t.test('whatever changes, what the cache answers equals a fresh decision', async
   fc.assert(
     fc.property(story, (steps) => {
       const filter = new ReadFilter();
-      const store = new Store((read) => filter.has(read));
+      // So few that removed policies are forgotten all the time.
+      const store = new Store((read) => filter.has(read), 2);
       // A limit so low that groups are given up all the time.
       const groups = new Groups(store, SELF, 4);
       const world: World = { snapshot: store, usable: (spec) => groups.usable(spec) };
@@ -114,6 +115,7 @@ t.test('whatever changes, what the cache answers equals a fresh decision', async
   t.ok(hitCount > 5000, `${hitCount} hits, ${missCount} misses`);
   t.ok((reasons.get('service-endpoint') ?? 0) > 100, 'with connections to services');
   t.ok((reasons.get('policy-deny') ?? 0) > 20, 'with refusals by policy');
+  t.ok((reasons.get('policy-not-known') ?? 0) > 20, 'with policies that have not come');
 });
 
 t.test('groups kept as the mesh changes equal groups made anew', async (t) => {

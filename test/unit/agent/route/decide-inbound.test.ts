@@ -149,3 +149,43 @@ t.test('the peer is part of the flow only as far as someone looked', async (t) =
   // The source is part of the metrics, so it is looked at.
   t.equal(fields & OfferField.srcIp, OfferField.srcIp);
 });
+
+t.test('a policy that the workload names and that never came refuses; one that was taken back does not', async (t) => {
+  const named = workload('web-1', { ips: ['10.0.0.2'], authorizationPolicies: ['default/late'] });
+  const late = policy('late', { scope: Scope.WORKLOAD_SELECTOR, action: Action.DENY });
+  const world = store([web, named, client], [], [POD]);
+  const decided = () => decide(tunnelled('10.0.0.2:8080'), worldOf(world), SELF);
+  const waiting = decided();
+  t.match(waiting, { action: 'deny', status: 503, because: 'policy-not-known' });
+  const isRead = { table: 'policy', key: 'default/late', prefix: false };
+  t.ok(waiting.reads.some(({ table, key }) => table === isRead.table && key === isRead.key));
+  t.match(world.applyPolicies({ changed: [late], removed: [] }).reads, [isRead]);
+  t.match(decided(), { action: 'direct', because: 'no-policy' }, 'a DENY policy without rules denies nothing');
+  t.match(world.applyPolicies({ changed: [], removed: [late.name] }).reads, [isRead]);
+  t.match(decided(), { action: 'direct', because: 'no-policy' }, 'the workload has not heard of it yet');
+  t.same(world.applyPolicies({ changed: [], removed: [late.name] }).reads, []);
+});
+
+t.test('a policy that is no good, with no former version, refuses', async (t) => {
+  const named = workload('web-1', { ips: ['10.0.0.2'], authorizationPolicies: ['default/bad'] });
+  const world = store([web, named, client], [], [POD]);
+  const { refused } = world.applyPolicies({
+    changed: [{ name: 'default/bad', bytes: Uint8Array.of(0xff) }],
+    removed: [],
+  });
+  t.equal(refused.length, 1);
+  t.match(decide(tunnelled('10.0.0.2:8080'), worldOf(world), SELF), { status: 503, because: 'policy-not-known' });
+});
+
+t.test('only so many removed policies are remembered; a forgotten one refuses again', async (t) => {
+  const named = workload('web-1', { ips: ['10.0.0.2'], authorizationPolicies: ['default/first'] });
+  const world = new Store(undefined, 2);
+  world.applyAddresses({ changed: [web, named], removed: [] });
+  world.applyPod(POD);
+  const because = () => decide(tunnelled('10.0.0.2:8080'), worldOf(world), SELF).because;
+  world.applyPolicies({ changed: [], removed: ['default/first', 'default/second'] });
+  t.equal(because(), 'no-policy');
+  const { reads } = world.applyPolicies({ changed: [], removed: ['default/third'] });
+  t.same(reads.map(({ key }) => key).sort(), ['default/first', 'default/third']);
+  t.equal(because(), 'policy-not-known');
+});
