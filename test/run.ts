@@ -3,7 +3,7 @@
  * that speaks TAP; each suite of cargo counts its own tests. Usage: run.js [SUITE…], all suites by default.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { globSync } from 'node:fs';
+import { existsSync, globSync, readdirSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { join, relative } from 'node:path';
 import { Parser } from 'tap-parser';
@@ -23,6 +23,9 @@ interface Tally {
 const root = join(import.meta.dirname, '../..');
 const FILE_TIMEOUT_MS = 10 * 60_000;
 const MAX_OUTPUT = 20_000;
+const LABS = '/run/meltemi/labs';
+// Two runs on one machine keep out of each other's way.
+process.env.LAB_SUFFIX = `-run${process.pid}`;
 
 const suites: Suite[] = [
   { name: 'lint', parallel: 1, run: lint },
@@ -50,6 +53,7 @@ for (const signal of ['SIGINT', 'SIGTERM'] as const) {
 }
 
 const total: Tally = { passed: 0, failed: 0 };
+await endLabs();
 for (const suite of suites.filter(({ name }) => wanted.length === 0 || wanted.includes(name))) {
   const started = Date.now();
   const tally = await suite.run();
@@ -99,6 +103,7 @@ async function tapFile(file: string): Promise<Tally> {
     output += chunk;
     parser.write(chunk);
   });
+  await endLabs();
   parser.end();
   if ((!(await done) || code !== 0) && tally.failed === 0) tally.failed += 1;
   console.log(
@@ -153,6 +158,16 @@ async function lint(): Promise<Tally> {
     }
   }
   return tally;
+}
+
+/** Takes down the labs of this run, and of runs that are dead: a test that crashed could not. */
+async function endLabs(): Promise<void> {
+  if (!existsSync(LABS)) return;
+  for (const name of readdirSync(LABS)) {
+    const pid = Number(/-run(\d+)$/.exec(name)?.[1] ?? 0);
+    if (pid === 0 || (pid !== process.pid && existsSync(`/proc/${pid}`))) continue;
+    await runProcess(join(root, 'bin/meltemi'), ['lab', 'down', '--name', name], () => {});
+  }
 }
 
 function runProcess(

@@ -9,7 +9,9 @@ import { Mesh, meltemi } from '../support/mesh.js';
 
 /** The lab itself, mostly without a mesh in it: what the other mesh tests stand on. */
 /** Two runs of this file at once do not meet. */
-const [FIRST, SECOND, THIRD] = [1, 2, 3].map((index) => `lab-test-${process.pid}-${index}`) as [string, string, string];
+const [FIRST, SECOND, THIRD] = [1, 2, 3].map(
+  (index) => `lab-test-${index}${process.env.LAB_SUFFIX ?? `-${process.pid}`}`,
+) as [string, string, string];
 const NO_MESH = { args: ['--no-mesh'] };
 const WEB_VIP = '10.96.77.1';
 const WEB_VIP6 = 'fd00:10:96::4d01';

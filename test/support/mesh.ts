@@ -33,7 +33,8 @@ export class Mesh implements AsyncDisposable {
   /** A new lab; one of the same name that a former run left is taken down first. */
   static async up(name: string, options: { nodes?: number; args?: readonly string[] } = {}): Promise<Mesh> {
     // Two runs at the same time on one machine need names of their own.
-    const mesh = new Mesh(`${name}${process.env.LAB_SUFFIX ?? ''}`);
+    const suffix = process.env.LAB_SUFFIX ?? '';
+    const mesh = new Mesh(name.endsWith(suffix) ? name : `${name}${suffix}`);
     await mesh.lab('down');
     await mesh.must('up', '--nodes', String(options.nodes ?? 2), ...(options.args ?? []));
     return mesh;
