@@ -89,8 +89,9 @@ fn an_idle_tunnel_holds_its_state_and_no_buffers() {
     assert_eq!(pair.mesh.server.engine.stats().tunnels, 450);
     // 1648 and 1651: the tunnel itself is 616, the peer's certificate 390.
     both.hold_at_most("idle tunnel", [1850.0, 1850.0]);
-    // 8270 for both ends together, with the ciphers' state (4 of 600 bytes) and what the C library spends on each piece.
-    assert!(in_use <= 9200.0, "an idle tunnel takes {in_use:.0} bytes of the process's heap");
+    // 7900 to 8400 for both ends together, with the ciphers' state (4 of 600 bytes) and what the C library spends on each piece.
+    println!("bytes of the process's heap per idle tunnel, both ends: {in_use:.0}");
+    assert!(in_use <= 8800.0, "an idle tunnel takes {in_use:.0} bytes of the process's heap");
 }
 
 /// The target is a kilobyte.
