@@ -50,6 +50,7 @@ test('a caller with a revoked certificate is let in nowhere', { timeout: 60_000 
   t.match((await live.end(10)).how, /eof|reset/, 'the live connection ends');
   const [closed] = await log.wait('a record of the end', ({ error }) => error?.includes('revoked') === true);
   t.match(closed, { direction: 'inbound', 'src.identity': identityOf('neighbour') });
+  t.equal(await countedAsRevoked('node-2'), 1, 'counted as CERT_REVOKED');
   const callerLog = mesh.accessLog('node-1');
   t.match(await neighbour.probe(target), { outcome: 'refused' });
   await callerLog.wait('the caller is told why', ({ error }) => error?.includes('certificate revoked') === true);
