@@ -95,6 +95,7 @@ test('a CONNECT must name this pod, or a Service it is part of, and no port of t
   const cases: [string, string, number | 'refused'][] = [
     ['its own address', `${server}:${PORT}`, 200],
     ['a Service it is part of', `${SERVERS_NAME}:80`, 200],
+    ['a port of it that leads to a named one', `${SERVERS_NAME}:82`, 200],
     ['another pod of the mesh', `${town.at('second.app').host}:${PORT}`, 400],
     ['a pod outside the mesh', `${town.at('bare.street').host}:${PORT}`, 400],
     ['loopback', `127.0.0.1:${PORT}`, 400],

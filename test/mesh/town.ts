@@ -68,7 +68,10 @@ function townManifests(): Manifest[] {
       name: 'servers',
       namespace: 'app',
       selector: { group: 'servers' },
-      ports: [{ port: 80, targetPort: PORT }],
+      ports: [
+        { port: 80, targetPort: PORT },
+        { port: 82, targetPort: 'first' },
+      ],
       addresses: [SERVERS_VIP, 'fd00:10:96::d201'],
     }),
     idlePod({ name: 'stranger', namespace: 'street', node: 1 }),

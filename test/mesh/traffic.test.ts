@@ -179,6 +179,7 @@ function ways(): Target[] {
     { host: SERVERS_NAME, port: 80, family: 4 },
     { host: SERVERS_NAME, port: 80, family: 6 },
     { host: 'servers', port: 80 },
+    { host: SERVERS_VIP, port: 82 },
   ];
 }
 

@@ -42,6 +42,7 @@ export function idlePod(wish: PodWish): Manifest {
 export function serverPod(wish: PodWish, ports: readonly number[]): Manifest {
   return pod(wish, {
     command: ['python3', '-u', pythonFile('server.py'), wish.name, ...ports.map(String)],
+    ports: [{ name: 'first', containerPort: ports[0] }],
     readinessProbe: { tcpSocket: { port: ports[0] }, periodSeconds: 1 },
   });
 }
@@ -66,7 +67,7 @@ export interface ServiceWish {
   readonly name: string;
   readonly namespace: string;
   readonly selector: Labels;
-  readonly ports: readonly { readonly port: number; readonly targetPort: number }[];
+  readonly ports: readonly { readonly port: number; readonly targetPort: number | string }[];
   /** Both families, or none for a headless service. */
   readonly addresses?: readonly string[];
 }
