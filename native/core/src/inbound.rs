@@ -128,7 +128,7 @@ impl Worker {
         }
         // A client on the pod's own address cannot be imitated: its answers would never come back.
         let source = (src != target.ip() && !self.is_local(&pod, src)).then_some(src);
-        match self.dial(&pod, target, source) {
+        match self.dial_as_client(&pod, target, source) {
             Ok(fd) if direction == Direction::Inbound => self.dialled_app(slot, fd),
             Ok(fd) => self.dialled_far(slot, fd),
             Err(why) => self.dial_failed(slot, why.raw_os_error().unwrap_or(libc::ECONNREFUSED)),

@@ -12,8 +12,19 @@ pub struct Dial<'a> {
     pub target: SocketAddr,
     /// A source address to keep, possibly foreign. Best effort: without it when the kernel refuses.
     pub source: Option<IpAddr>,
+    /// Which port of `source` to use.
+    pub ports: SourcePorts,
     pub mark: u32,
     pub congestion_control: &'a str,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SourcePorts {
+    /// The kernel's choice.
+    Any,
+    /// Below those that clients use, first by this random number. A client that is imitated may have a connection to
+    /// the same address from the very port that the kernel would choose; connection tracking would take the two for one.
+    BelowClients(u64),
 }
 
 /// A listener on all addresses of the current network namespace: `[::]` for both families, or v4 where v6 is off.
@@ -29,6 +40,21 @@ pub fn listen(port: u16, backlog: i32, congestion_control: &str) -> Result<Owned
 
 /// Starts a non-blocking connect. `Ok` also while it is under way.
 pub fn dial(options: &Dial) -> Result<OwnedFd> {
+    if let (SourcePorts::BelowClients(random), Some(_)) = (options.ports, options.source) {
+        for attempt in 0..LOW_PORT_ATTEMPTS {
+            let port = LOW_PORTS.start + (random.wrapping_add(attempt * LOW_PORT_STEP) % LOW_PORTS.len() as u64) as u16;
+            match dial_from(options, port) {
+                // Somebody listens there, or the same four-tuple has just been in use.
+                Err(why) if matches!(why.raw_os_error(), Some(libc::EADDRINUSE | libc::EADDRNOTAVAIL)) => {}
+                other => return other,
+            }
+        }
+    }
+    dial_from(options, 0)
+}
+
+/// From this port of the source, or from any (0).
+fn dial_from(options: &Dial, port: u16) -> Result<OwnedFd> {
     let fd = stream_socket(options.target)?;
     let raw = fd.as_raw_fd();
     if options.mark != 0 {
@@ -36,7 +62,10 @@ pub fn dial(options: &Dial) -> Result<OwnedFd> {
     }
     tune(raw, options.congestion_control);
     if let Some(source) = options.source.filter(|source| source.is_ipv4() == options.target.is_ipv4()) {
-        bind_source(raw, source);
+        let bound = bind_source(raw, SocketAddr::new(source, port));
+        if port != 0 {
+            bound?;
+        }
     }
     let (address, length) = to_raw(options.target);
     let result = unsafe { libc::connect(raw, (&raw const address).cast::<sockaddr>(), length) };
@@ -263,16 +292,20 @@ fn tune(fd: RawFd, congestion_control: &str) {
     }
 }
 
-fn bind_source(fd: RawFd, source: IpAddr) {
+fn bind_source(fd: RawFd, source: SocketAddr) -> Result<()> {
     let (level, transparent) = match source {
-        IpAddr::V4(_) => (libc::SOL_IP, libc::IP_TRANSPARENT),
-        IpAddr::V6(_) => (libc::SOL_IPV6, libc::IPV6_TRANSPARENT),
+        SocketAddr::V4(_) => (libc::SOL_IP, libc::IP_TRANSPARENT),
+        SocketAddr::V6(_) => (libc::SOL_IPV6, libc::IPV6_TRANSPARENT),
     };
     let _ = set_option(fd, level, transparent, 1);
-    // The port is chosen at connect, where four-tuples count and not two-tuples.
-    let _ = set_option(fd, libc::SOL_IP, IP_BIND_ADDRESS_NO_PORT, 1);
-    let (storage, length) = to_raw(SocketAddr::new(source, 0));
-    unsafe { libc::bind(fd, (&raw const storage).cast::<sockaddr>(), length) };
+    // Four-tuples count and not two-tuples: a port left to the kernel is chosen at connect, a given one may be shared.
+    let _ = match source.port() {
+        0 => set_option(fd, libc::SOL_IP, IP_BIND_ADDRESS_NO_PORT, 1),
+        _ => set_option(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1),
+    };
+    let (storage, length) = to_raw(source);
+    let result = unsafe { libc::bind(fd, (&raw const storage).cast::<sockaddr>(), length) };
+    if result == 0 { Ok(()) } else { Err(Error::last_os_error()) }
 }
 
 fn stream_socket(address: SocketAddr) -> Result<OwnedFd> {
@@ -290,6 +323,10 @@ fn set_option(fd: RawFd, level: c_int, name: c_int, value: c_int) -> Result<()> 
 
 const SO_ORIGINAL_DST: c_int = 80;
 const IP_BIND_ADDRESS_NO_PORT: c_int = 24;
+/// Linux gives clients 32768 and up, unless told otherwise.
+const LOW_PORTS: std::ops::Range<u16> = 10_240..32_768;
+const LOW_PORT_ATTEMPTS: u64 = 4;
+const LOW_PORT_STEP: u64 = 7919;
 const KEEPALIVE_SECONDS: c_int = 180;
 const KEEPALIVE_PROBES: c_int = 9;
 

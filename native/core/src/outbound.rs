@@ -5,7 +5,7 @@ use crate::conn::{Close, Conn, Failure, Far, Leg, Phase, Side, Trial, authority_
 use crate::group::Pick;
 use crate::h2::{self, Code, Violation};
 use crate::hpack;
-use crate::net::{self, Dial};
+use crate::net::{self, Dial, SourcePorts};
 use crate::pool::PoolKey;
 use crate::shared::{Pod, slot_of};
 use crate::tunnel::{STREAM_WINDOW, TunnelPhase};
@@ -297,9 +297,31 @@ impl Worker {
 
     /// A socket from inside the pod's network namespace.
     pub(crate) fn dial(&mut self, pod: &Pod, target: SocketAddr, source: Option<IpAddr>) -> std::io::Result<OwnedFd> {
+        self.dial_from(pod, target, source, SourcePorts::Any)
+    }
+
+    /// As the client itself, whose address is `source`.
+    pub(crate) fn dial_as_client(
+        &mut self,
+        pod: &Pod,
+        target: SocketAddr,
+        source: Option<IpAddr>,
+    ) -> std::io::Result<OwnedFd> {
+        let ports = SourcePorts::BelowClients(self.random());
+        self.dial_from(pod, target, source, ports)
+    }
+
+    fn dial_from(
+        &mut self,
+        pod: &Pod,
+        target: SocketAddr,
+        source: Option<IpAddr>,
+        ports: SourcePorts,
+    ) -> std::io::Result<OwnedFd> {
         self.netns.enter(&pod.netns)?;
         let options = &self.shared.options;
-        net::dial(&Dial { target, source, mark: options.mark, congestion_control: &options.congestion_control })
+        let congestion_control = &options.congestion_control;
+        net::dial(&Dial { target, source, ports, mark: options.mark, congestion_control })
     }
 
     pub(crate) fn dial_failed(&mut self, slot: u32, error: i32) {

@@ -268,6 +268,7 @@ fn raw_client(mesh: &Mesh) -> rustls::StreamOwned<rustls::ClientConnection, TcpS
 /// A socket from pod a to pod b's tunnel port that is not redirected.
 fn dial_marked(mesh: &Mesh) -> TcpStream {
     let dial = meltemi_core::net::Dial {
+        ports: meltemi_core::net::SourcePorts::Any,
         target: format!("{B_IP}:15008").parse().unwrap(),
         source: None,
         mark: 0x539,
