@@ -122,7 +122,7 @@ fn alert(content: &[u8]) -> Failure {
     match content {
         [_, 0] => Failure::closed("the peer closed the tunnel"),
         [_, code] => Failure::new(
-            "TLS_FAILURE",
+            if *code == CERTIFICATE_REVOKED { "CERT_REVOKED" } else { "TLS_FAILURE" },
             format!("the peer refused the tunnel: TLS alert {code} ({})", alert_name(*code)),
         ),
         _ => Failure::new("TLS_FAILURE", "a TLS alert that cannot be"),
@@ -134,7 +134,7 @@ fn alert_name(code: u8) -> &'static str {
         20 => "bad record",
         40 => "handshake failure",
         42 => "bad certificate",
-        44 => "certificate revoked",
+        CERTIFICATE_REVOKED => "certificate revoked",
         45 => "certificate expired",
         46 => "certificate unknown",
         48 => "unknown CA",
@@ -145,5 +145,18 @@ fn alert_name(code: u8) -> &'static str {
     }
 }
 
+const CERTIFICATE_REVOKED: u8 = 44;
 const MAX_UPDATES_IN_A_ROW: u8 = 4;
 const BULK_BYTES: isize = 8192;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_that_finds_us_revoked_is_told_from_one_that_breaks_tls() {
+        assert_eq!(alert(&[2, CERTIFICATE_REVOKED]).flag, "CERT_REVOKED");
+        assert_eq!(alert(&[2, 40]).flag, "TLS_FAILURE");
+        assert_eq!(alert(&[2]).flag, "TLS_FAILURE");
+    }
+}
