@@ -7,6 +7,7 @@ use crate::net;
 use crate::report;
 use crate::shared::{Pod, lock};
 use crate::stats::{Labels, Reporter, Series};
+use crate::tunnel::STREAM_WINDOW;
 use crate::worker::Worker;
 use std::borrow::Cow;
 use std::net::SocketAddr;
@@ -75,6 +76,22 @@ pub(crate) struct Leg {
     pub waiting: bool,
     pub end_sent: bool,
     pub end_received: bool,
+}
+
+impl Leg {
+    /// Of a stream that has just been opened; the peer takes `window` bytes.
+    pub fn new(tunnel: u32, stream: u32, window: i64, end_received: bool) -> Self {
+        Self {
+            tunnel,
+            stream,
+            window,
+            receive_window: i64::from(STREAM_WINDOW),
+            unacknowledged: 0,
+            waiting: false,
+            end_sent: false,
+            end_received,
+        }
+    }
 }
 
 /// A socket and what is to be written to it.

@@ -3,9 +3,10 @@ use crate::api::{Action, Direction, OfferFacts};
 use crate::conn::{Close, Failure, Far, Leg, Phase};
 use crate::h2::{self, Code, Violation};
 use crate::hpack;
+use crate::net::SourcePorts;
 use crate::outbound::{denied, facts};
 use crate::request::{MAX_AUTHORITY, Request};
-use crate::tunnel::{MAX_PEER_STREAMS, STREAM_WINDOW, Tunnel};
+use crate::tunnel::{MAX_PEER_STREAMS, Tunnel};
 use crate::worker::{Token, Worker};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::Ordering::Relaxed;
@@ -46,16 +47,7 @@ impl Worker {
             of_tunnel.streams.insert(stream, slot);
         }
         if let Some(conn) = self.conns.get_mut(slot) {
-            conn.far = Far::Stream(Leg {
-                tunnel,
-                stream,
-                window,
-                receive_window: i64::from(STREAM_WINDOW),
-                unacknowledged: 0,
-                waiting: false,
-                end_sent: false,
-                end_received: end,
-            });
+            conn.far = Far::Stream(Leg::new(tunnel, stream, window, end));
         }
         match self.check_request(&request, is_too_large) {
             Ok(()) => self.judge(slot),
@@ -128,7 +120,8 @@ impl Worker {
         }
         // A client on the pod's own address cannot be imitated: its answers would never come back.
         let source = (src != target.ip() && !self.is_local(&pod, src)).then_some(src);
-        match self.dial_as_client(&pod, target, source) {
+        let ports = SourcePorts::BelowClients(self.random());
+        match self.dial(&pod, target, source, ports) {
             Ok(fd) if direction == Direction::Inbound => self.dialled_app(slot, fd),
             Ok(fd) => self.dialled_far(slot, fd),
             Err(why) => self.dial_failed(slot, why.raw_os_error().unwrap_or(libc::ECONNREFUSED)),

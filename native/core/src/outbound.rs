@@ -8,7 +8,7 @@ use crate::hpack;
 use crate::net::{self, Dial, SourcePorts};
 use crate::pool::PoolKey;
 use crate::shared::{Pod, slot_of};
-use crate::tunnel::{STREAM_WINDOW, TunnelPhase};
+use crate::tunnel::TunnelPhase;
 use crate::worker::{Token, Worker};
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
@@ -110,7 +110,7 @@ impl Worker {
                 let why = format!("the endpoint {} has no identity to expect", endpoint.id);
                 return self.try_next(slot, Failure::new("IDENTITY_ERROR", why), true);
             }
-            None => match self.dial(&pod, target, Some(source)) {
+            None => match self.dial(&pod, target, Some(source), SourcePorts::Any) {
                 Ok(fd) => self.new_tunnel(&pod, fd, target, Some(PoolKey::new(&pod, source, endpoint, target))),
                 Err(why) => return self.try_next(slot, connect_failure(target, &why), true),
             },
@@ -148,16 +148,7 @@ impl Worker {
         if let Some(trial) = &mut conn.trial {
             trial.replayed = 0;
         }
-        conn.far = Far::Stream(Leg {
-            tunnel,
-            stream,
-            window,
-            receive_window: i64::from(STREAM_WINDOW),
-            unacknowledged: 0,
-            waiting: false,
-            end_sent: false,
-            end_received: false,
-        });
+        conn.far = Far::Stream(Leg::new(tunnel, stream, window, false));
         let block = connect_block(conn, random);
         let timeout_ms = self.shared.options.connect_timeout_ms + RESPONSE_GRACE_MS;
         self.await_phase(slot, Phase::AwaitingResponse, timeout_ms);
@@ -296,22 +287,7 @@ impl Worker {
     }
 
     /// A socket from inside the pod's network namespace.
-    pub(crate) fn dial(&mut self, pod: &Pod, target: SocketAddr, source: Option<IpAddr>) -> std::io::Result<OwnedFd> {
-        self.dial_from(pod, target, source, SourcePorts::Any)
-    }
-
-    /// As the client itself, whose address is `source`.
-    pub(crate) fn dial_as_client(
-        &mut self,
-        pod: &Pod,
-        target: SocketAddr,
-        source: Option<IpAddr>,
-    ) -> std::io::Result<OwnedFd> {
-        let ports = SourcePorts::BelowClients(self.random());
-        self.dial_from(pod, target, source, ports)
-    }
-
-    fn dial_from(
+    pub(crate) fn dial(
         &mut self,
         pod: &Pod,
         target: SocketAddr,

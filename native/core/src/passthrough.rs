@@ -1,7 +1,7 @@
 //! Plaintext, from one socket to another: what comes in past the tunnels, and what goes out to whoever has none.
 use crate::api::Direction;
 use crate::conn::{Close, Failure, Far, Phase, Side};
-use crate::net;
+use crate::net::{self, SourcePorts};
 use crate::outbound::{connect_failure, facts};
 use crate::relay::{BULK_BYTES, count_app_bytes, count_far_bytes};
 use crate::shared::Pod;
@@ -34,7 +34,7 @@ impl Worker {
         if self.is_own_port(target.port()) && self.is_local(&pod, target.ip()) {
             return self.refuse(slot, 503, Failure::new("CONNECT", "attempted recursive call to ourselves"));
         }
-        match self.dial(&pod, target, None) {
+        match self.dial(&pod, target, None, SourcePorts::Any) {
             Ok(fd) => self.dialled_far(slot, fd),
             Err(why) => self.try_next(slot, connect_failure(target, &why), true),
         }
