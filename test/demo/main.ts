@@ -5,8 +5,8 @@
 import { spawnSync } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { setTimeout as delay } from 'node:timers/promises';
 import { Capture, choosesTls13, type Packet, shows } from '../support/capture.js';
+import { until } from '../support/mesh.js';
 
 const root = join(import.meta.dirname, '../../..');
 const meltemi = join(root, 'bin/meltemi');
@@ -15,8 +15,6 @@ const lab = 'demo';
 const keep = process.argv.includes('--keep');
 const started = Date.now();
 const HBONE_PORT = 15008;
-const STEP_TIMEOUT_MS = 20_000;
-const POLL_MS = 100;
 
 interface Status {
   readonly nodes: readonly { readonly name: string; readonly netns: string; readonly accessLog: string }[];
@@ -75,7 +73,7 @@ async function demo(): Promise<void> {
   title('PeerAuthentication STRICT: who is not in the mesh stays outside');
   held(`a stranger gets ${curl('stranger.street').code} while PERMISSIVE`);
   must('lab', 'apply', '--name', lab, '-f', join(shop, 'strict.yaml'));
-  await until('the stranger is refused', () => curl('stranger.street').exitCode !== 0);
+  await until('the stranger is refused', async () => curl('stranger.street').exitCode !== 0);
   held(
     `the stranger is refused (curl exit code ${curl('stranger.street').exitCode}), the shopper gets ${expectOk('shopper.shop')}`,
   );
@@ -84,7 +82,7 @@ async function demo(): Promise<void> {
   title('AuthorizationPolicy: one service account may not');
   held(`the intern gets ${expectOk('intern.shop')} before`);
   must('lab', 'apply', '--name', lab, '-f', join(shop, 'no-interns.yaml'));
-  await until('the intern is refused', () => curl('intern.shop').exitCode !== 0);
+  await until('the intern is refused', async () => curl('intern.shop').exitCode !== 0);
   held(
     `the intern is refused (curl exit code ${curl('intern.shop').exitCode}), the shopper gets ${expectOk('shopper.shop')}`,
   );
@@ -158,7 +156,7 @@ async function accessRecords(): Promise<void> {
         (record) =>
           record.direction === direction && record['src.identity'] === client && record['dst.identity'] === server,
       );
-    await until(`${node} has an ${direction} record with both identities`, () => find() !== undefined);
+    await until(`${node} has an ${direction} record with both identities`, async () => find() !== undefined);
     const record = find();
     held(
       `${node} ${direction}: ${record?.['src.identity']} → ${record?.['dst.identity']}, ${record?.bytes_recv} bytes received`,
@@ -206,19 +204,11 @@ function expectOrders(): void {
 
 async function settled(what: string, condition: (status: Status) => boolean): Promise<Status> {
   let last = status();
-  await until(what, () => {
+  await until(what, async () => {
     last = status();
     return condition(last);
   });
   return last;
-}
-
-async function until(what: string, condition: () => boolean): Promise<void> {
-  const deadline = Date.now() + STEP_TIMEOUT_MS;
-  while (!condition()) {
-    if (Date.now() > deadline) throw new Error(`not within ${STEP_TIMEOUT_MS / 1000} s: ${what}`);
-    await delay(POLL_MS);
-  }
 }
 
 function status(): Status {

@@ -115,15 +115,6 @@ export class Capture {
   }
 }
 
-/** True when there is payload and some of it starts a TLS record; the rest continues one. */
-export function looksLikeTls(packets: readonly Packet[]): boolean {
-  const withData = packets.filter(({ payload }) => payload.length > 0);
-  const starts = withData.filter(
-    ({ payload }) => [0x14, 0x15, 0x16, 0x17].includes(payload[0] ?? 0) && payload[1] === 3,
-  );
-  return withData.length > 0 && starts.length > 0;
-}
-
 /** True when some packet carries a ServerHello whose supported_versions extension chose TLS 1.3. */
 export function choosesTls13(packets: readonly Packet[]): boolean {
   return packets.some(
