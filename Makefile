@@ -6,7 +6,7 @@ ADDON := native/binding/meltemi.node
 RUST := $(shell find native -name target -prune -o \( -name '*.rs' -o -name Cargo.toml \) -print) native/Cargo.lock
 TS := $(shell find src test -name '*.ts')
 
-.PHONY: build demo test bench lint format generate fuzz clean
+.PHONY: build demo test bench lint format generate fuzz image clean
 
 build: dist/.built $(ADDON)
 
@@ -35,12 +35,16 @@ format: node_modules/.installed
 generate: node_modules/.installed
 	buf generate
 
+# The product's image as a docker-archive, made without a registry; its path is the last line.
+image: build
+	@daemonset/images/build
+
 # SECONDS_EACH is how long each target runs; what is found lies in native/fuzz/artifacts.
 fuzz:
 	set -e; for target in $$(ls native/fuzz/corpus); do native/fuzz/run.sh $$target $(or $(SECONDS_EACH),60); done
 
 clean:
-	rm -rf dist node_modules native/target $(ADDON)
+	rm -rf build dist node_modules native/target $(ADDON)
 
 node_modules/.installed: package.json package-lock.json
 	bin/prerequisites build
