@@ -34,6 +34,8 @@ export interface Selection {
   readonly namespace?: string;
   readonly fieldSelector?: string;
   readonly labelSelector?: string;
+  /** Nothing but names, labels, annotations and their like is sent. */
+  readonly metadataOnly?: boolean;
 }
 
 export interface Page {
@@ -86,6 +88,7 @@ export interface KubeApi {
     resourceVersion: string,
     signal: AbortSignal,
   ): AsyncIterable<WatchEvent>;
+  /** With a subresource, the object's name says of what: `eviction` of a pod, `token` of a service account. */
   create(resource: Resource, object: ApiObject, write?: Write): Promise<ApiObject>;
   /** Whole; refused with 409 when the object's resourceVersion is not the newest. */
   replace(resource: Resource, object: ApiObject, write?: Write): Promise<ApiObject>;

@@ -27,6 +27,7 @@ const doors: Record<string, string> = {
   '#engine': 'agent/dataplane/',
   '@grpc/grpc-js': 'grpc/',
   'node-forge': 'identity/',
+  '@kubernetes/client-node': 'kube/',
   execa: 'lib/command.ts',
   'ipaddr.js': 'lib/ip.ts',
   yaml: 'lib/yaml.ts',
