@@ -35,7 +35,7 @@ export interface PolicyOutcome {
  */
 export function toAuthorization(policy: AuthorizationPolicy, rootNamespace: string): PolicyOutcome {
   const { metadata, action } = policy;
-  if (policy.hasTargetRefs) return nothing('has targetRefs: it is for waypoints, node agents do not enforce it');
+  if (policy.targetRefs.length > 0) return nothing('has targetRefs: it is for waypoints, node agents do not enforce it');
   if (action !== 'ALLOW' && action !== 'DENY')
     return nothing(`action ${action} is not supported by node agents; it has no effect`);
   const warnings: string[] = [];

@@ -144,6 +144,12 @@ export class Fields {
     return Number.isNaN(ms) ? undefined : ms;
   }
 
+  /** How many elements the list has; 0 when there is none. */
+  count(name: string): number {
+    const value = this.#field(name);
+    return Array.isArray(value) ? value.length : 0;
+  }
+
   has(name: string): boolean {
     return this.#field(name) !== undefined;
   }

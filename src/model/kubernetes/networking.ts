@@ -1,6 +1,10 @@
 import { canonicalIp } from '../../lib/ip.js';
 import type { Fields } from './fields.js';
+import { hostProblem } from './host-names.js';
 import { type Labels, type Metadata, readMetadata, type Selector } from './metadata.js';
+import { refuseDryRun } from './security.js';
+import { readSelector } from './selector.js';
+import { checkEndpoint, checkServiceEntry } from './service-entry-checks.js';
 
 /** What we read of networking.istio.io: ServiceEntry and WorkloadEntry. */
 
@@ -55,19 +59,10 @@ export interface WorkloadEntrySpec {
 
 export function readServiceEntry(object: Fields): ServiceEntry {
   const spec = object.object('spec');
-  const hosts = spec.strings('hosts').map((host) => host.toLowerCase());
-  if (hosts.length === 0) spec.problem('hosts', 'is empty: name at least one');
-  hosts.forEach((host, i) => {
-    if (!HOST.test(host)) spec.problem(`hosts[${i}]`, `is ${JSON.stringify(host)}, which is no host name`);
-  });
-  const selector = spec.optionalObject('workloadSelector');
-  const endpoints = spec.objects('endpoints', readWorkloadEntrySpec);
-  if (selector !== undefined && endpoints.length > 0)
-    spec.problem('endpoints', 'and workloadSelector exclude each other');
-  return {
-    kind: 'ServiceEntry',
-    metadata: readMetadata(object, 'namespaced'),
-    hosts,
+  const metadata = readMetadata(object, 'namespaced');
+  refuseDryRun(object, metadata);
+  const entry = {
+    hosts: readHosts(spec),
     addresses: spec.prefixes('addresses'),
     ports: spec.objects('ports', (port) => ({
       name: port.string('name'),
@@ -77,10 +72,16 @@ export function readServiceEntry(object: Fields): ServiceEntry {
     })),
     resolution: spec.oneOf('resolution', RESOLUTIONS),
     location: spec.oneOf('location', ['MESH_EXTERNAL', 'MESH_INTERNAL']),
-    endpoints,
-    workloadSelector: selector?.stringMap('labels'),
+    endpoints: spec.objects('endpoints', readWorkloadEntrySpec),
+    workloadSelector: readSelector(spec, 'workloadSelector', 'labels'),
     subjectAltNames: spec.strings('subjectAltNames'),
     exportTo: spec.strings('exportTo'),
+  };
+  checkServiceEntry(spec, entry);
+  return {
+    kind: 'ServiceEntry',
+    metadata,
+    ...entry,
     statusAddresses: object.object('status').objects('addresses', (each) => ({
       host: each.string('host'),
       ip: each.optionalIp('value') ?? '',
@@ -88,16 +89,27 @@ export function readServiceEntry(object: Fields): ServiceEntry {
   };
 }
 
+/** Lower case, without the dot that may end a name. */
+function readHosts(spec: Fields): readonly string[] {
+  const hosts = spec.strings('hosts');
+  if (hosts.length === 0) spec.problem('hosts', 'is empty: name at least one');
+  return hosts.map((host, i) => {
+    const why = hostProblem(host);
+    if (why !== undefined) spec.problem(`hosts[${i}]`, `is ${JSON.stringify(host.slice(0, 100))}, which ${why}`);
+    return host.toLowerCase().replace(/\.$/, '');
+  });
+}
+
 export function readWorkloadEntry(object: Fields): WorkloadEntry {
   const metadata = readMetadata(object, 'namespaced');
+  refuseDryRun(object, metadata);
   const spec = readWorkloadEntrySpec(object.object('spec'));
   return { kind: 'WorkloadEntry', metadata: { ...metadata, labels: { ...metadata.labels, ...spec.labels } }, spec };
 }
 
 function readWorkloadEntrySpec(spec: Fields): WorkloadEntrySpec {
   const address = spec.string('address');
-  if (address === '' && !spec.has('network')) spec.problem('address', 'is missing');
-  return {
+  const entry = {
     address: canonicalIp(address) ?? address,
     ports: spec.portMap('ports'),
     labels: spec.stringMap('labels'),
@@ -106,7 +118,8 @@ function readWorkloadEntrySpec(spec: Fields): WorkloadEntrySpec {
     weight: spec.optionalInteger('weight', 0, 2 ** 32 - 1) ?? 0,
     serviceAccount: spec.string('serviceAccount'),
   };
+  checkEndpoint(spec, entry);
+  return entry;
 }
 
 const RESOLUTIONS = ['NONE', 'STATIC', 'DNS', 'DNS_ROUND_ROBIN', 'DYNAMIC_DNS'] as const;
-const HOST = /^(?:\*|(?:\*\.)?[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?(?:\.[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?)*)$/;

@@ -55,7 +55,9 @@ export function parseObject(value: unknown): Result<Parsed, ParseError> {
     return ok({ ignored: `${describe(kind, value)} (${apiVersion}) is of no kind the mesh reads` });
   const problems: string[] = [];
   const object = reader(new Fields(value, '', problems));
-  return problems.length > 0 ? err({ object: describe(kind, value), problems }) : ok({ object });
+  return problems.length > 0
+    ? err({ object: describe(kind, value), problems: [...new Set(problems)] })
+    : ok({ object });
 }
 
 /** `Pod shop/web`: unique over all kinds. */

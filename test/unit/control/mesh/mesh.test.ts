@@ -101,12 +101,18 @@ const kinds: Record<string, fc.Arbitrary<object>> = {
   'networking.istio.io/v1 ServiceEntry': fc.record({
     metadata,
     spec: fc.oneof(
-      fc.record({
-        hosts: fc.subarray(['h1.example', 'h2.example', 'x.a.svc.cluster.local', '*.example'], { minLength: 1 }),
-        ports: fc.constant([{ number: 80, name: 'web', protocol: 'HTTP' }]),
-        resolution: fc.constantFrom('NONE', 'STATIC', 'DNS'),
-        endpoints: fc.constantFrom([], [{ address: '198.51.100.1', ports: { web: 81 } }]),
-      }),
+      fc
+        .record({
+          hosts: fc.subarray(['h1.example', 'h2.example', 'x.a.svc.cluster.local', '*.example'], { minLength: 1 }),
+          ports: fc.constant([{ number: 80, name: 'web', protocol: 'HTTP' }]),
+          resolution: fc.constantFrom('NONE', 'STATIC', 'DNS'),
+          endpoints: fc.constantFrom([], [{ address: '198.51.100.1', ports: { web: 81 } }]),
+        })
+        // What no resolution allows.
+        .filter(
+          ({ hosts, resolution, endpoints }) =>
+            endpoints.length > 0 === (resolution !== 'NONE') || (resolution !== 'NONE' && !hosts.includes('*.example')),
+        ),
       fc.record({
         hosts: fc.constant(['h1.example']),
         ports: fc.constant([{ number: 80, name: 'http' }]),

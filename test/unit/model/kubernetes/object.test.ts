@@ -168,13 +168,15 @@ spec:
   endpoints: [{ ports: { http: "80" } }, { network: n }]
 `),
     [
-      'spec.hosts[1] is "no host", which is no host name',
-      'spec.hosts[2] is "a.*.b", which is no host name',
-      'spec.endpoints[0].address is missing',
-      'spec.endpoints[0].ports.http is "80" where a whole number from 1 to 65535 is expected',
-      'spec.endpoints and workloadSelector exclude each other',
+      'spec.hosts[1] is "no host", which is no host name, because of "no host"',
+      'spec.hosts[2] is "a.*.b", which is no host name, because of "*"',
       'spec.addresses[0] is "10.0.0.0/33", neither an IP address nor a CIDR block',
       'spec.resolution is "MAYBE", none of NONE, STATIC, DNS, DNS_ROUND_ROBIN, DYNAMIC_DNS',
+      'spec.endpoints[0].ports.http is "80" where a whole number from 1 to 65535 is expected',
+      'spec.endpoints[0].address is missing',
+      'spec.endpoints and workloadSelector exclude each other',
+      'spec.endpoints[0].ports.http is no port of this ServiceEntry',
+      'spec.endpoints go with another resolution than NONE, the default: it keeps the destination as it is',
     ],
   );
   t.same(problems('{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {name: x}}'), [
@@ -223,7 +225,12 @@ kind: AuthorizationPolicy
 metadata: { name: x }
 spec: { selector: { matchLabels: {} }, targetRefs: [{}], action: PERMIT }
 `),
-    ['spec.action is "PERMIT", none of ALLOW, DENY, AUDIT, CUSTOM', 'spec.selector and targetRefs exclude each other'],
+    [
+      'spec.action is "PERMIT", none of ALLOW, DENY, AUDIT, CUSTOM',
+      'spec.selector and targetRefs exclude each other',
+      'spec.targetRefs[0].kind is missing',
+      'spec.targetRefs[0].name is missing',
+    ],
   );
   t.same(
     problems(`
@@ -233,8 +240,8 @@ metadata: { name: x }
 spec: { mtls: { mode: strict }, portLevelMtls: { http: { mode: STRICT } , 80: { mode: STRICT } } }
 `),
     [
-      'spec.portLevelMtls.http is no port number',
-      'spec.portLevelMtls needs a selector',
+      'spec.portLevelMtls.http is no port from 1 to 65535',
+      'spec.portLevelMtls needs a selector with labels: ports are of workloads, not of namespaces',
       'spec.mtls.mode is "strict", none of UNSET, DISABLE, PERMISSIVE, STRICT',
     ],
   );
