@@ -1,5 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { isIP } from 'node:net';
+import type { InClusterOptions } from '../kube/in-cluster.js';
+import { readApiServer } from '../kube/settings.js';
 import { ConfigReader } from '../lib/config-reader.js';
 import { parseHostPort } from '../lib/ip.js';
 import { err, ok, type Result } from '../lib/result.js';
@@ -9,7 +11,9 @@ import type { MeshOptions } from './mesh/mesh-options.js';
 
 /** The control plane's configuration, parsed once. All paths are as written. */
 export interface ControlPlaneConfig {
-  readonly source: { readonly directory: string };
+  readonly source: SourceConfig;
+  /** Where the API server is, for whatever needs it. */
+  readonly kubernetes: InClusterOptions;
   readonly mesh: MeshOptions;
   readonly listen: {
     readonly tls: Listener;
@@ -32,6 +36,9 @@ export interface ControlPlaneConfig {
   readonly auth: { readonly issuers: readonly Issuer[] };
   readonly logLevel: LogLevel;
 }
+
+/** What the mesh is derived from: a directory of manifests, or the API server. */
+export type SourceConfig = { readonly directory: string } | { readonly kubernetes: true };
 
 export interface Listener {
   readonly ip: string;
@@ -65,7 +72,8 @@ export function parseConfig(text: string): Result<ControlPlaneConfig, readonly s
   const [source, listen, admin] = [root.object('source'), root.object('listen'), root.object('admin')];
   const [ca, auth] = [root.object('ca'), root.object('auth')];
   const config: ControlPlaneConfig = {
-    source: { directory: source.text('directory') },
+    source: readSource(source),
+    kubernetes: readApiServer(root),
     mesh: {
       cluster: root.text('cluster', 'Kubernetes'),
       network: root.text('network', ''),
@@ -88,6 +96,24 @@ export function parseConfig(text: string): Result<ControlPlaneConfig, readonly s
   };
   for (const reader of [source, listen, admin, ca, auth, root]) reader.end();
   return root.problems.length > 0 ? err(root.problems) : ok(config);
+}
+
+/** Whether any part of the control plane talks to the API server. */
+export function needsApiServer({ source }: ControlPlaneConfig): boolean {
+  return 'kubernetes' in source;
+}
+
+function readSource(reader: ConfigReader): SourceConfig {
+  const directory = reader.text('directory', '');
+  const kubernetes = reader.flag('kubernetes', false);
+  if (kubernetes === (directory !== '')) {
+    reader.problems.push(
+      kubernetes
+        ? 'source has both a directory and kubernetes: true; only one is the truth'
+        : 'source.directory is missing (or say kubernetes: true)',
+    );
+  }
+  return kubernetes ? { kubernetes } : { directory };
 }
 
 function readIssuer(reader: ConfigReader): Issuer {

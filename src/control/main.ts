@@ -2,6 +2,7 @@ import { createPublicKey, type KeyObject } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { Graph } from '../collections/graph.js';
 import { createGrpcServer } from '../grpc/server.js';
+import { inClusterApi } from '../kube/in-cluster.js';
 import { type Clock, systemClock } from '../lib/clock.js';
 import { formatHostPort } from '../lib/ip.js';
 import { logger, setLevel } from '../telemetry/log.js';
@@ -16,8 +17,8 @@ import { JwtVerifier } from './ca/jwt-verifier.js';
 import { caRoutes } from './ca/routes.js';
 import { ServerCertificate } from './ca/server-certificate.js';
 import type { TokenVerifier } from './ca/token-verifier.js';
-import type { ControlPlaneConfig } from './config.js';
-import { directoryInput } from './inputs/directory/directory-input.js';
+import { type ControlPlaneConfig, needsApiServer } from './config.js';
+import { inputSource } from './inputs/input-source.js';
 import { makeInputs } from './inputs/inputs.js';
 import { deriveMesh } from './mesh/mesh.js';
 import { pushMesh } from './push/push.js';
@@ -53,7 +54,9 @@ export async function buildControlPlane(config: ControlPlaneConfig, clock: Clock
       if (after !== undefined) log.warn({ object: key, warnings: after }, 'no effect');
   });
   metrics.gauge('meltemi_mesh_warnings', 'Objects of which something has no effect.', [], () => mesh.warnings.size);
-  const source = directoryInput(config.source.directory, graph, inputs, { clock, log: logger('source'), metrics });
+  const kube = needsApiServer(config) ? inClusterApi(config.kubernetes) : undefined;
+  built.defer(() => kube?.close());
+  const source = inputSource(config.source, kube, graph, inputs, { clock, log: logger('source'), metrics });
   built.defer(() => source.close());
 
   // Who may ask: nobody is judged by an input that has not been read yet.

@@ -4,7 +4,7 @@ import { ServiceSchema, WorkloadSchema } from '../gen/istio/workload/workload_pb
 import type { ResourceSource } from '../xds/resource-source.js';
 import type { StreamStatus } from '../xds/server-stream.js';
 import type { Authority } from './ca/authority.js';
-import type { DirectorySource } from './inputs/directory/directory-source.js';
+import type { InputSource } from './inputs/inputs.js';
 import type { Mesh } from './mesh/mesh.js';
 import { readable } from './mesh/readable.js';
 
@@ -12,7 +12,7 @@ import { readable } from './mesh/readable.js';
 export function statusPage(parts: {
   readonly graph: Graph;
   readonly mesh: Mesh;
-  readonly source: DirectorySource;
+  readonly source: InputSource;
   readonly agents: readonly StreamStatus[];
   readonly tables: readonly ResourceSource[];
   readonly authority: Authority;

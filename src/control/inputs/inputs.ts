@@ -1,10 +1,13 @@
 import type { Graph, Source } from '../../collections/graph.js';
+import type { Clock } from '../../lib/clock.js';
 import type { Namespace, Node, Pod } from '../../model/kubernetes/core.js';
 import { keyOf } from '../../model/kubernetes/metadata.js';
 import type { ServiceEntry, WorkloadEntry } from '../../model/kubernetes/networking.js';
 import type { KubernetesObject } from '../../model/kubernetes/object.js';
 import type { AuthorizationPolicy, PeerAuthentication } from '../../model/kubernetes/security.js';
 import type { EndpointSlice, Service } from '../../model/kubernetes/service.js';
+import type { Logger } from '../../telemetry/log.js';
+import type { MetricsRegistry } from '../../telemetry/metrics.js';
 
 /** What every source of truth feeds: one collection a kind, keyed by `namespace/name` (cluster-scoped kinds by name). */
 export interface Inputs {
@@ -17,6 +20,24 @@ export interface Inputs {
   readonly WorkloadEntry: Source<WorkloadEntry>;
   readonly AuthorizationPolicy: Source<AuthorizationPolicy>;
   readonly PeerAuthentication: Source<PeerAuthentication>;
+}
+
+/** A source of truth that feeds the inputs, whatever it reads. */
+export interface InputSource {
+  /** Resolves when everything has been read and applied once; then changes follow by themselves. */
+  start(): Promise<void>;
+  /** A few numbers, for the log. */
+  counts(): Readonly<Record<string, number>>;
+  /** All there is to know, for the status page. */
+  status(): unknown;
+  close(): void;
+}
+
+/** What a source is given to work with. */
+export interface InputContext {
+  readonly clock: Clock;
+  readonly log: Logger;
+  readonly metrics: MetricsRegistry;
 }
 
 /** An object as it is now, or the one that is gone. */

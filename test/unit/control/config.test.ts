@@ -10,6 +10,7 @@ t.test('has a default for everything but the directories', async (t) => {
     ok: true,
     value: {
       source: { directory: '/m' },
+      kubernetes: {},
       mesh: {
         cluster: 'Kubernetes',
         network: '',
@@ -69,7 +70,7 @@ logLevel: loud
   t.equal(parsed.ok, false);
   const problems = parsed.ok ? '' : parsed.error.join('\n');
   for (const part of [
-    'source.directory is missing',
+    'source.directory is missing (or say kubernetes: true)',
     'source.folder is no setting',
     'listen.tls is "somewhere"',
     'ca.directory is 1',

@@ -1,8 +1,5 @@
 import type { Graph } from '../../../collections/graph.js';
-import type { Clock } from '../../../lib/clock.js';
-import type { Logger } from '../../../telemetry/log.js';
-import type { MetricsRegistry } from '../../../telemetry/metrics.js';
-import { applyChanges, type Inputs } from '../inputs.js';
+import { applyChanges, type InputContext, type Inputs } from '../inputs.js';
 import { type DirectoryOptions, DirectorySource } from './directory-source.js';
 
 /** Feeds the inputs from a directory, says in the log what is wrong with it, and counts. */
@@ -10,7 +7,7 @@ export function directoryInput(
   directory: string,
   graph: Graph,
   inputs: Inputs,
-  { clock, log, metrics }: { readonly clock: Clock; readonly log: Logger; readonly metrics: MetricsRegistry },
+  { clock, log, metrics }: InputContext,
   options: Partial<DirectoryOptions> = {},
 ): DirectorySource {
   const transactions = metrics.counter('meltemi_source_transactions_total', 'Changes of the source that took effect.');

@@ -1,0 +1,29 @@
+import type { ApiObject } from '../../../kube/api.js';
+import { type KubernetesObject, parseObject } from '../../../model/kubernetes/object.js';
+
+/** An object of the API server as the mesh reads it; nothing else of it stays in memory. */
+export interface ReadObject {
+  /** `namespace/name`, or the name alone. */
+  readonly key: string;
+  /** Undefined when it is no good. */
+  readonly object: KubernetesObject | undefined;
+  /** What is wrong with it. */
+  readonly problems: readonly string[];
+}
+
+export function readObject(raw: ApiObject): ReadObject {
+  const { namespace = '', name, annotations } = raw.metadata;
+  if (annotations !== undefined && annotations !== null) forgetAnnotations(annotations as Record<string, unknown>);
+  const key = namespace === '' ? name : `${namespace}/${name}`;
+  const parsed = parseObject(raw);
+  if (!parsed.ok) return { key, object: undefined, problems: parsed.error.problems };
+  if ('ignored' in parsed.value) return { key, object: undefined, problems: [parsed.value.ignored] };
+  return { key, object: parsed.value.object, problems: [] };
+}
+
+/** Other people's are often larger than all the rest of an object: what was last applied, the state of a network. */
+function forgetAnnotations(annotations: Record<string, unknown>): void {
+  for (const name of Object.keys(annotations)) if (!OURS.test(name)) delete annotations[name];
+}
+
+const OURS = /^(?:[^/]+\.)?(?:istio|k8s)\.io\//;
