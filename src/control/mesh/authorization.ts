@@ -35,13 +35,20 @@ export interface PolicyOutcome {
  */
 export function toAuthorization(policy: AuthorizationPolicy, rootNamespace: string): PolicyOutcome {
   const { metadata, action } = policy;
-  if (policy.targetRefs.length > 0) return nothing('has targetRefs: it is for waypoints, node agents do not enforce it');
+  if (policy.targetRefs.length > 0) {
+    return nothing('has targetRefs: it is for waypoints, which are not there yet, and node agents do not enforce it');
+  }
   if (action !== 'ALLOW' && action !== 'DENY')
     return nothing(`action ${action} is not supported by node agents; it has no effect`);
   const warnings: string[] = [];
   const rules = policy.rules.flatMap((rule, i) => toRule(rule, policy, `rules[${i}]`, warnings));
-  if (action === 'DENY' && rules.length === 0)
-    warnings.push('denies nothing: no rule is left that a node agent can enforce');
+  if (action === 'DENY' && rules.length === 0) {
+    warnings.push(
+      policy.rules.length === 0
+        ? 'denies nothing: it has no rules (an empty rule, {}, denies everything)'
+        : 'denies nothing: no rule is left that a node agent can enforce',
+    );
+  }
   const scope =
     policy.selector !== undefined
       ? Scope.WORKLOAD_SELECTOR

@@ -1,14 +1,15 @@
-import type { Collection } from '../../collections/collection.js';
+import type { Collection, Context } from '../../collections/collection.js';
 import type { Graph } from '../../collections/graph.js';
 import type { Authorization } from '../../gen/istio/security/authorization_pb.js';
 import type { Workload } from '../../gen/istio/workload/workload_pb.js';
-import { keyOf } from '../../model/kubernetes/metadata.js';
+import type { KubernetesObject } from '../../model/kubernetes/object.js';
 import { formatSpiffeId } from '../../model/spiffe-id.js';
 import type { Inputs } from '../inputs/inputs.js';
 import type { MeshOptions } from './mesh-options.js';
 import { derivePolicies } from './policies.js';
 import { labelSets } from './selection.js';
 import { deriveServices, type MeshService } from './services.js';
+import { type WarningFacts, warningsOf } from './warnings.js';
 import { deriveWorkloads } from './workloads.js';
 
 /** The mesh as it follows from the inputs. All collections are derived; nothing here is ever written to. */
@@ -21,6 +22,8 @@ export interface Mesh {
   readonly authorizations: Collection<Authorization>;
   /** Sentences on what has no effect, by `Kind namespace/name`. */
   readonly warnings: Collection<readonly string[]>;
+  /** What warnings on any other object depend on, as it is now. */
+  readonly facts: WarningFacts;
   /** The SPIFFE ids of the pods that live on a node: what its agent may ask certificates for. */
   identitiesOfNode(node: string): ReadonlySet<string>;
 }
@@ -43,7 +46,18 @@ export function deriveMesh(graph: Graph, inputs: Inputs, options: MeshOptions): 
     services,
     workloads,
     authorizations: policies.authorizations,
-    warnings: graph.join('warnings', [policies.warnings, deriveServiceWarnings(graph, inputs, services)]),
+    warnings: deriveWarnings(graph, inputs, (context) => ({
+      rootNamespace: options.rootNamespace,
+      namespace: (name) => context.get(inputs.Namespace, name),
+      generalPeerAuthentications: (name) => context.lookup(policies.generalPeerAuthentications, name),
+      service: (key) => context.get(services, key),
+    })),
+    facts: {
+      rootNamespace: options.rootNamespace,
+      namespace: (name) => inputs.Namespace.get(name),
+      generalPeerAuthentications: (name) => policies.generalPeerAuthentications.lookup(name),
+      service: (key) => services.get(key),
+    },
     identitiesOfNode(node) {
       return new Set(
         podsByNode
@@ -56,35 +70,28 @@ export function deriveMesh(graph: Graph, inputs: Inputs, options: MeshOptions): 
   };
 }
 
-function deriveServiceWarnings(
+/** One collection a kind of which something can be without effect. Pods are left out: there are too many of them. */
+function deriveWarnings(
   graph: Graph,
   inputs: Inputs,
-  services: Collection<MeshService>,
+  facts: (context: Context) => WarningFacts,
 ): Collection<readonly string[]> {
-  const warnings = graph.deriveMany(
-    'service warnings',
-    inputs.ServiceEntry,
-    (context, entry) => {
-      const { namespace } = entry.metadata;
-      const source = keyOf(entry.metadata);
-      const sentences = entry.hosts.flatMap((host) => {
-        const winner = context.get(services, `${namespace}/${host}`);
-        const lost = winner !== undefined && (winner.from !== 'ServiceEntry' || winner.source !== source);
-        return [
-          ...(lost ? [`host ${host} has no effect: ${winner.from} ${winner.source} has it already`] : []),
-          ...(host.startsWith('*') ? [`host ${host} needs a waypoint: node agents cannot resolve it`] : []),
-        ];
-      });
-      const unix = entry.endpoints.filter(({ address }) => address.startsWith('unix:'));
-      sentences.push(
-        ...unix.map(({ address }) => `endpoint ${address} has no effect: it cannot be reached from elsewhere`),
-      );
-      if (entry.exportTo.some((each) => each !== '*')) {
-        sentences.push('exportTo has no effect: agents show its hosts to every namespace');
-      }
-      return sentences.length === 0 ? [] : [{ object: `ServiceEntry ${source}`, sentences }];
-    },
-    ({ object }) => object,
-  );
-  return graph.derive('sentences of service warnings', warnings, (_, { sentences }) => sentences);
+  const of = <T extends KubernetesObject>(kind: T['kind'], input: Collection<T>) =>
+    graph.derive(
+      `warnings of ${input.name}`,
+      input,
+      (context, object) => {
+        const sentences = warningsOf(object, facts(context));
+        return sentences.length === 0 ? undefined : sentences;
+      },
+      { rekey: (key) => `${kind} ${key}` },
+    );
+  return graph.join('warnings', [
+    of('Namespace', inputs.Namespace),
+    of('Service', inputs.Service),
+    of('ServiceEntry', inputs.ServiceEntry),
+    of('WorkloadEntry', inputs.WorkloadEntry),
+    of('AuthorizationPolicy', inputs.AuthorizationPolicy),
+    of('PeerAuthentication', inputs.PeerAuthentication),
+  ]);
 }

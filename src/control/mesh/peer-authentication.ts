@@ -6,7 +6,7 @@ import {
   type MatchSchema,
   Scope,
 } from '../../gen/istio/security/authorization_pb.js';
-import { byAge } from '../../model/kubernetes/metadata.js';
+import { byAge, keyOf } from '../../model/kubernetes/metadata.js';
 import type { MutualTlsMode, PeerAuthentication } from '../../model/kubernetes/security.js';
 
 /**
@@ -85,7 +85,7 @@ export function peerAuthenticationWarnings(
     warnings.push(`has a selector in the root namespace ${namespace}: it selects nobody`);
   }
   const first = oldest(siblings);
-  if (policy.selector === undefined && first !== undefined && first !== policy) {
+  if (policy.selector === undefined && first !== undefined && keyOf(first.metadata) !== keyOf(policy.metadata)) {
     warnings.push(`has no effect: ${first.metadata.name} is older and covers the same`);
   }
   const disabled = policy.mode === 'DISABLE' || [...policy.portModes.values()].includes('DISABLE');

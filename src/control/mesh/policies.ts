@@ -1,24 +1,19 @@
-import type { Collection, Context } from '../../collections/collection.js';
+import type { Collection, Context, Index } from '../../collections/collection.js';
 import type { Graph } from '../../collections/graph.js';
 import type { Authorization } from '../../gen/istio/security/authorization_pb.js';
 import { keyOf, type Selector } from '../../model/kubernetes/metadata.js';
+import type { PeerAuthentication } from '../../model/kubernetes/security.js';
 import type { Inputs } from '../inputs/inputs.js';
 import { toAuthorization } from './authorization.js';
 import type { MeshOptions } from './mesh-options.js';
-import {
-  inheritedMode,
-  peerAuthenticationWarnings,
-  portPolicy,
-  staticStrictPolicy,
-  strictPolicyNames,
-} from './peer-authentication.js';
+import { inheritedMode, portPolicy, staticStrictPolicy, strictPolicyNames } from './peer-authentication.js';
 import { indexBySelector, type LabelSet, selecting } from './selection.js';
 
 export interface Policies {
   /** By `namespace/name`. */
   readonly authorizations: Collection<Authorization>;
-  /** Sentences on what has no effect, by `Kind namespace/name`. */
-  readonly warnings: Collection<readonly string[]>;
+  /** PeerAuthentications without selector, by namespace. */
+  readonly generalPeerAuthentications: Index<PeerAuthentication>;
   /** Which policies hold for workloads with these labels because they select them. Reads through the context. */
   namesOf(context: Context, set: LabelSet): readonly string[];
 }
@@ -73,7 +68,7 @@ export function derivePolicies(graph: Graph, inputs: Inputs, options: MeshOption
   const selectorOf = ({ selector }: { readonly selector: Selector }) => selector;
   return {
     authorizations: graph.join('policies', [always, fromPeerAuthentications, fromAuthorizationPolicies]),
-    warnings: deriveWarnings(graph, inputs, outcomes, general, rootNamespace),
+    generalPeerAuthentications: general,
     namesOf(context, { namespace, labels }) {
       const namespaces = [...new Set([namespace, rootNamespace])];
       const selected = namespaces.flatMap((each) => selecting(context, bySelector, each, labels, selectorOf));
@@ -88,37 +83,4 @@ export function derivePolicies(graph: Graph, inputs: Inputs, options: MeshOption
 
 export function policyKey({ namespace, name }: Pick<Authorization, 'namespace' | 'name'>): string {
   return `${namespace}/${name}`;
-}
-
-function deriveWarnings(
-  graph: Graph,
-  inputs: Inputs,
-  outcomes: Collection<{ readonly warnings: readonly string[]; readonly source: string }>,
-  general: Parameters<Context['lookup']>[0],
-  rootNamespace: string,
-): Collection<readonly string[]> {
-  const named = (kind: string, source: string, sentences: readonly string[]) =>
-    sentences.length === 0 ? [] : [{ object: `${kind} ${source}`, sentences }];
-  const all = graph.join('policy warnings', [
-    graph.deriveMany(
-      'warnings of AuthorizationPolicies',
-      outcomes,
-      (_, { source, warnings }) => named('AuthorizationPolicy', source, warnings),
-      ({ object }) => object,
-    ),
-    graph.deriveMany(
-      'warnings of PeerAuthentications',
-      inputs.PeerAuthentication,
-      (context, policy) => {
-        const siblings = context.lookup(general, policy.metadata.namespace) as readonly (typeof policy)[];
-        return named(
-          'PeerAuthentication',
-          keyOf(policy.metadata),
-          peerAuthenticationWarnings(policy, siblings, rootNamespace),
-        );
-      },
-      ({ object }) => object,
-    ),
-  ]);
-  return graph.derive('sentences of policy warnings', all, (_, { sentences }) => sentences);
 }
