@@ -3,12 +3,13 @@ SHELL := /bin/sh
 export PATH := $(CURDIR)/node_modules/node/bin:$(CURDIR)/node_modules/.bin:$(PATH)
 NODE := node_modules/node/bin/node
 ADDON := native/binding/meltemi.node
+CNI := native/target/meltemi-cni
 RUST := $(shell find native -name target -prune -o \( -name '*.rs' -o -name Cargo.toml \) -print) native/Cargo.lock
 TS := $(shell find src test -name '*.ts')
 
 .PHONY: build demo test bench lint format generate fuzz image clean
 
-build: dist/.built $(ADDON)
+build: dist/.built $(ADDON) $(CNI)
 
 demo: build
 	bin/prerequisites run
@@ -57,4 +58,8 @@ dist/.built: node_modules/.installed tsconfig.json $(TS)
 
 $(ADDON): node_modules/.installed $(RUST)
 	npm run --silent build:native
+	touch $@
+
+$(CNI): node_modules/.installed $(RUST)
+	npm run --silent build:cni
 	touch $@
