@@ -26,6 +26,14 @@ export declare class Engine {
   close(): void
 }
 
+/** See `NetnsWatch` in netns.ts. */
+export declare class NetnsWatch {
+  constructor(changed: (arg: string) => void)
+  add(key: string, netns: string): EngineResult
+  remove(key: string): void
+  close(): void
+}
+
 export declare function addRouting(netns: string, routing: EngineRouting): EngineResult
 
 export interface EngineCertificate {
@@ -141,6 +149,13 @@ export interface EngineRouting {
   ipv6: boolean
 }
 
+/** `missing` says whether something had to be added. */
+export interface EngineRoutingResult {
+  ok: boolean
+  error: string
+  missing: boolean
+}
+
 /** See `EngineOptions` in dataplane.ts. */
 export interface EngineSettings {
   threads: number
@@ -210,6 +225,8 @@ export interface EngineWork {
   accessLog: Uint8Array
   notices: Array<EngineNotice>
 }
+
+export declare function ensureRouting(netns: string, routing: EngineRouting): EngineRoutingResult
 
 /** `DEVICE:INODE`, or empty when the path is no file. */
 export declare function netnsId(path: string): string

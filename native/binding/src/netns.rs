@@ -2,7 +2,10 @@
 use crate::input::ip;
 use crate::output::{EngineFdResult, EngineResult};
 use meltemi_core::netns_sockets;
+use meltemi_core::netns_watch;
 use meltemi_core::routing::{self, Routing};
+use napi::bindgen_prelude::*;
+use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
 use napi_derive::napi;
 use std::net::SocketAddr;
 use std::os::fd::{IntoRawFd, OwnedFd};
@@ -41,6 +44,62 @@ pub fn add_routing(netns: String, routing: EngineRouting) -> EngineResult {
 #[napi(catch_unwind)]
 pub fn remove_routing(netns: String, routing: EngineRouting) -> EngineResult {
     routed("removing", &netns, &routing, routing::remove(&netns, &parse(&routing)))
+}
+
+/// `missing` says whether something had to be added.
+#[napi(object, object_from_js = false)]
+pub struct EngineRoutingResult {
+    pub ok: bool,
+    pub error: String,
+    pub missing: bool,
+}
+
+#[napi(catch_unwind)]
+pub fn ensure_routing(netns: String, routing: EngineRouting) -> EngineRoutingResult {
+    let result = routing::ensure(&netns, &parse(&routing));
+    let missing = *result.as_ref().unwrap_or(&false);
+    let EngineResult { ok, error } = routed("looking after", &netns, &routing, result.map(drop));
+    EngineRoutingResult { ok, error, missing }
+}
+
+/// See `NetnsWatch` in netns.ts.
+#[napi]
+pub struct NetnsWatch {
+    watch: Option<netns_watch::NetnsWatch>,
+}
+
+/// Weak: it does not keep the event loop alive.
+type Changed = ThreadsafeFunction<String, (), String, Status, false, true>;
+
+#[napi]
+impl NetnsWatch {
+    #[napi(constructor, catch_unwind)]
+    pub fn new(changed: Function<String, ()>) -> Result<Self> {
+        let changed: Changed = changed.build_threadsafe_function().weak::<true>().build()?;
+        let tell = move |key| {
+            changed.call(key, ThreadsafeFunctionCallMode::NonBlocking);
+        };
+        let watch = netns_watch::NetnsWatch::new(tell).map_err(|why| Error::from_reason(why.to_string()))?;
+        Ok(Self { watch: Some(watch) })
+    }
+
+    #[napi(catch_unwind)]
+    pub fn add(&self, key: String, netns: String) -> EngineResult {
+        let added = self.watch.as_ref().map_or(Ok(()), |watch| watch.add(&key, &netns));
+        added.map_err(|why| format!("changes in the network namespace {netns} cannot be heard of: {why}")).into()
+    }
+
+    #[napi(catch_unwind)]
+    pub fn remove(&self, key: String) {
+        if let Some(watch) = &self.watch {
+            watch.remove(&key);
+        }
+    }
+
+    #[napi(catch_unwind)]
+    pub fn close(&mut self) {
+        self.watch = None;
+    }
 }
 
 /// `DEVICE:INODE`, or empty when the path is no file.

@@ -13,6 +13,7 @@ pub mod keys;
 pub mod memory;
 pub mod net;
 pub mod netns_sockets;
+pub mod netns_watch;
 mod outbound;
 mod passthrough;
 mod pool;

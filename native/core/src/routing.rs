@@ -28,6 +28,20 @@ pub fn add(netns: &str, routing: &Routing) -> Result<()> {
     })
 }
 
+/// Adds what of it is missing, and leaves alone what is there. True: something was missing.
+pub fn ensure(netns: &str, routing: &Routing) -> Result<bool> {
+    in_netns(netns, || {
+        let mut netlink = Netlink::open()?;
+        let mut missing = false;
+        for family in families(routing) {
+            let create = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
+            missing |= created(netlink.request(libc::RTM_NEWRULE, create, &rule(family, routing)))?;
+            missing |= created(netlink.request(libc::RTM_NEWROUTE, create, &route(family, routing)?))?;
+        }
+        Ok(missing)
+    })
+}
+
 /// Removes them. What is not there is no error.
 pub fn remove(netns: &str, routing: &Routing) -> Result<()> {
     in_netns(netns, || {
@@ -44,6 +58,13 @@ pub fn remove(netns: &str, routing: &Routing) -> Result<()> {
 fn families(routing: &Routing) -> impl Iterator<Item = u8> {
     let both = [libc::AF_INET as u8, libc::AF_INET6 as u8];
     both.into_iter().take(if routing.ipv6 { 2 } else { 1 })
+}
+
+fn created(result: Result<()>) -> Result<bool> {
+    match result {
+        Err(why) if why.raw_os_error() == Some(libc::EEXIST) => Ok(false),
+        other => other.map(|()| true),
+    }
 }
 
 fn accept(result: Result<()>, codes: &[i32]) -> Result<()> {
@@ -163,6 +184,12 @@ mod tests {
                 assert_eq!(ip("-6 rule").matches("0x111").count(), usize::from(ipv6));
                 assert!(ip("-4 route show table 100").starts_with("local default dev lo"));
                 assert_eq!(ip("-6 route show table 100").starts_with("local default dev lo"), ipv6);
+                assert!(!ensure(path, &routing).unwrap(), "nothing was missing");
+                ip("rule del pref 32764");
+                assert!(ensure(path, &routing).unwrap());
+                ip("route flush table 100");
+                assert!(ensure(path, &routing).unwrap());
+                assert!(!ensure(path, &routing).unwrap(), "it is back");
                 for _ in 0..2 {
                     remove(path, &routing).unwrap();
                 }

@@ -18,6 +18,10 @@ export interface NetnsTools {
   addRouting(netns: string, routing: PodRouting): BorderResult;
   /** The reverse; what is not there is no error. */
   removeRouting(netns: string, routing: PodRouting): BorderResult;
+  /** Adds what of it is missing and leaves alone what is there. */
+  ensureRouting(netns: string, routing: PodRouting): EnsuredRouting;
+  /** Hears of changes inside namespaces; see `NetnsWatch`. */
+  readonly NetnsWatch: new (changed: (key: string) => void) => NetnsWatch;
   /** `DEVICE:INODE` of the namespace, which tells two namespaces apart. Empty when the path is none. */
   netnsId(path: string): string;
 }
@@ -28,6 +32,22 @@ export interface PodRouting {
   table: number;
   priority: number;
   ipv6: boolean;
+}
+
+export interface EnsuredRouting extends BorderResult {
+  /** Something was missing and has been added. */
+  missing: boolean;
+}
+
+/**
+ * Calls back with the key of a namespace in which somebody changed the packet filter, rules or routes: at once, and at
+ * most 20 times a second however many changes there are. Does not keep the process alive.
+ */
+export interface NetnsWatch {
+  /** In place of what was watched under this key. */
+  add(key: string, netns: string): BorderResult;
+  remove(key: string): void;
+  close(): void;
 }
 
 export interface FdResult extends BorderResult {
