@@ -10,9 +10,9 @@ import { createRegistry } from '../telemetry/metrics.js';
 import { createAdsServer } from '../xds/server.js';
 import { adsServerMetrics } from '../xds/server-metrics.js';
 import { serveAdmin } from './admin.js';
-import { Authority } from './ca/authority.js';
 import { caMetrics } from './ca/ca-metrics.js';
 import { authenticatedBy, createCaService } from './ca/certificate-service.js';
+import { openDirectoryCa } from './ca/directory-ca.js';
 import { JwtVerifier } from './ca/jwt-verifier.js';
 import { caRoutes } from './ca/routes.js';
 import { ServerCertificate } from './ca/server-certificate.js';
@@ -68,7 +68,7 @@ export async function buildControlPlane(config: ControlPlaneConfig, clock: Clock
 
   // Certificates: the CA and our own.
   const caLog = logger('ca');
-  const authority = new Authority({
+  const authority = await openDirectoryCa({
     directory: config.ca.directory,
     cacerts: config.ca.cacerts,
     trustDomain,

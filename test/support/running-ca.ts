@@ -1,8 +1,9 @@
 import { createPublicKey } from 'node:crypto';
 import { readFileSync } from 'node:fs';
-import { Authority } from '../../src/control/ca/authority.js';
+import type { Authority } from '../../src/control/ca/authority.js';
 import { caMetrics } from '../../src/control/ca/ca-metrics.js';
 import { authenticatedBy, createCaService } from '../../src/control/ca/certificate-service.js';
+import { openDirectoryCa } from '../../src/control/ca/directory-ca.js';
 import { JwtVerifier, type TrustedIssuer } from '../../src/control/ca/jwt-verifier.js';
 import { caRoutes } from '../../src/control/ca/routes.js';
 import { ServerCertificate } from '../../src/control/ca/server-certificate.js';
@@ -42,11 +43,11 @@ export interface Ca {
 }
 
 /** The certificate authority of a mesh, wired as the control plane wires it. */
-export function createCa(options: CaOptions): Ca {
+export async function createCa(options: CaOptions): Promise<Ca> {
   const { directory, cacerts, trustDomain, rootNamespace, workloadTtlSeconds, clock, identitiesOfNode } = options;
   const log = logger('ca');
   const verifier = new JwtVerifier({ issuers: options.issuers.map(readIssuer), trustDomain, clock });
-  const authority = new Authority({
+  const authority = await openDirectoryCa({
     directory,
     cacerts,
     trustDomain,

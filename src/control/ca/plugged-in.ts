@@ -1,22 +1,18 @@
 import { createPrivateKey, createPublicKey } from 'node:crypto';
-import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
 import { type Certificate, chainsTo, parseCertificate } from '../../identity/certificate.js';
 import { parseCrl } from '../../identity/crl.js';
 import { splitPem } from '../../identity/pem.js';
 import type { Clock } from '../../lib/clock.js';
 import { err, ok, type Result } from '../../lib/result.js';
 import type { Logger } from '../../telemetry/log.js';
-import type { MaterialSource, SigningMaterial } from './signing-material.js';
+import type { CaFiles } from './ca-files.js';
+import type { MaterialSource, SigningMaterial, SourceChange } from './signing-material.js';
 
 export interface PluggedInOptions {
   /** `ca-cert.pem`, `ca-key.pem`, `root-cert.pem`, and if there is anything to say, `cert-chain.pem`, `ca-crl.pem`. */
-  readonly directory: string;
+  readonly files: CaFiles;
   readonly clock: Clock;
   readonly log: Logger;
-  /** Called after the revocation lists have changed. */
-  readonly listsChanged: () => void;
-  readonly reloadIntervalMs?: number;
 }
 
 /**
@@ -24,26 +20,32 @@ export interface PluggedInOptions {
  * together (as while it is being replaced) is reported, and the last good one stays in use.
  */
 export class PluggedIn implements MaterialSource {
+  readonly isWaiting = false;
   readonly #options: PluggedInOptions;
-  readonly #listeners = new Set<() => void>();
+  readonly #listeners = new Set<(change: SourceChange) => void>();
+  readonly #unsubscribe: () => void;
   #texts: string;
   #material: SigningMaterial;
   #lastError: string | undefined;
   #lists = '';
   #listsText: string | undefined;
   #listsError: string | undefined;
-  #cancel: () => void = () => {};
 
   /** Throws when the files make no CA. */
   constructor(options: PluggedInOptions) {
+    const { files } = options;
     this.#options = options;
-    const files = readFiles(options.directory);
-    const material = readMaterial(files, options);
-    if (!material.ok) throw new Error(`the CA in ${options.directory} cannot be used: ${material.error}`);
-    this.#texts = JSON.stringify(files);
+    const { texts, material } = readMaterial(files, options);
+    if (!material.ok) throw new Error(`the CA in ${files.where} cannot be used: ${material.error}`);
+    this.#texts = texts;
     this.#material = material.value;
     this.#reloadLists();
-    this.#scheduleReload();
+    this.#unsubscribe = files.subscribe(() => {
+      const changes: SourceChange[] = [];
+      if (this.#reload()) changes.push('material');
+      if (this.#reloadLists()) changes.push('lists');
+      for (const change of changes) for (const listener of this.#listeners) listener(change);
+    });
   }
 
   get current(): SigningMaterial {
@@ -54,16 +56,29 @@ export class PluggedIn implements MaterialSource {
     return this.#lists;
   }
 
-  subscribe(listener: () => void): () => void {
+  subscribe(listener: (change: SourceChange) => void): () => void {
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);
   }
 
+  stepWasSeen(): void {}
+
+  async rotateIntermediate(): Promise<Result<never>> {
+    return err(NOT_OURS);
+  }
+
+  async rotateRoot(): Promise<Result<never>> {
+    return err(NOT_OURS);
+  }
+
+  async revoke(): Promise<Result<never>> {
+    return err(LISTS_NOT_OURS);
+  }
+
   describe(): object {
-    const { directory } = this.#options;
     return {
       kind: 'plugged-in',
-      directory,
+      directory: this.#options.files.where,
       revocationLists: splitPem('X509 CRL', this.#lists).length,
       ...(this.#lastError === undefined ? {} : { lastError: this.#lastError }),
       ...(this.#listsError === undefined ? {} : { listsError: this.#listsError }),
@@ -71,22 +86,13 @@ export class PluggedIn implements MaterialSource {
   }
 
   close(): void {
-    this.#cancel();
-  }
-
-  #scheduleReload(): void {
-    const { clock, reloadIntervalMs = DEFAULT_RELOAD_INTERVAL_MS } = this.#options;
-    this.#cancel = clock.schedule(reloadIntervalMs, () => {
-      this.#reload();
-      if (this.#reloadLists()) this.#options.listsChanged();
-      this.#scheduleReload();
-    });
+    this.#unsubscribe();
   }
 
   /** Whether there are other lists now. */
   #reloadLists(): boolean {
-    const { directory, log } = this.#options;
-    const text = textOf(directory, 'ca-crl.pem');
+    const { files, log } = this.#options;
+    const text = files.read()['ca-crl.pem'];
     // Lists are judged against the CA in use: both count.
     const seen = `${this.#texts}${text}`;
     if (seen === this.#listsText) return false;
@@ -97,73 +103,61 @@ export class PluggedIn implements MaterialSource {
         : readLists(text ?? '', [...this.#material.chain, ...this.#material.roots]);
     this.#listsError = lists.ok ? undefined : lists.error;
     if (!lists.ok) {
-      log.error({ directory, error: lists.error }, 'the new revocation lists are no good; the former ones stay');
+      log.error(
+        { where: files.where, error: lists.error },
+        'the new revocation lists are no good; the former ones stay',
+      );
       return false;
     }
     if (lists.value === this.#lists) return false;
     this.#lists = lists.value;
-    log.info({ directory }, 'the revocation lists were replaced');
+    log.info({ where: files.where }, 'the revocation lists were replaced');
     return true;
   }
 
-  #reload(): void {
-    const { directory, log } = this.#options;
-    const files = readFiles(directory);
-    const texts = JSON.stringify(files);
-    if (texts === this.#texts) return;
-    const material = readMaterial(files, this.#options);
+  /** Whether another CA signs now. */
+  #reload(): boolean {
+    const { files, log } = this.#options;
+    const { texts, material } = readMaterial(files, this.#options);
+    if (texts === this.#texts) {
+      this.#lastError = undefined;
+      return false;
+    }
     if (!material.ok) {
       if (material.error !== this.#lastError)
-        log.error({ directory, error: material.error }, 'the new CA is no good; the former one stays in use');
+        log.error({ where: files.where, error: material.error }, 'the new CA is no good; the former one stays in use');
       this.#lastError = material.error;
-      return;
+      return false;
     }
     this.#lastError = undefined;
     this.#texts = texts;
     this.#material = material.value;
-    log.info({ directory, notAfter: material.value.issuer.certificate.notAfter }, 'the CA was replaced');
-    for (const listener of this.#listeners) listener();
+    log.info({ where: files.where, notAfter: material.value.issuer.certificate.notAfter }, 'the CA was replaced');
+    return true;
   }
 }
 
-interface Files {
-  readonly certificate: string | undefined;
-  readonly key: string | undefined;
-  readonly chain: string | undefined;
-  readonly roots: string | undefined;
+/** With the texts that it was made of, to tell them from others. */
+function readMaterial(files: CaFiles, { clock }: PluggedInOptions) {
+  const { 'ca-crl.pem': _, ...texts } = files.read();
+  return { texts: JSON.stringify(texts), material: materialFrom(texts, clock) };
 }
 
-function readFiles(directory: string): Files {
-  return {
-    certificate: textOf(directory, 'ca-cert.pem'),
-    key: textOf(directory, 'ca-key.pem'),
-    chain: textOf(directory, 'cert-chain.pem'),
-    roots: textOf(directory, 'root-cert.pem'),
-  };
-}
-
-function textOf(directory: string, name: string): string | undefined {
+function materialFrom(files: ReturnType<CaFiles['read']>, clock: Clock): Result<SigningMaterial> {
+  const { 'ca-cert.pem': certificateText, 'ca-key.pem': keyText, 'root-cert.pem': rootsText } = files;
+  if (certificateText === undefined) return err('ca-cert.pem cannot be read');
+  if (keyText === undefined) return err('ca-key.pem cannot be read');
+  if (rootsText === undefined) return err('root-cert.pem cannot be read');
   try {
-    return readFileSync(join(directory, name), 'utf8');
-  } catch {
-    return undefined;
-  }
-}
-
-function readMaterial(files: Files, { clock }: PluggedInOptions): Result<SigningMaterial> {
-  if (files.certificate === undefined) return err('ca-cert.pem cannot be read');
-  if (files.key === undefined) return err('ca-key.pem cannot be read');
-  if (files.roots === undefined) return err('root-cert.pem cannot be read');
-  try {
-    const [certificate] = certificatesOf(files.certificate);
-    const roots = certificatesOf(files.roots);
-    const privateKey = createPrivateKey(files.key);
+    const [certificate] = certificatesOf(certificateText);
+    const roots = certificatesOf(rootsText);
+    const privateKey = createPrivateKey(keyText);
     if (certificate === undefined) return err('ca-cert.pem holds no certificate');
     if (roots.length === 0) return err('root-cert.pem holds no certificate');
     if (!certificate.isCa) return err('the certificate in ca-cert.pem is not a CA');
     if (!certificate.publicKey.equals(createPublicKey(privateKey)))
       return err('ca-key.pem is not the key of ca-cert.pem');
-    const above = certificatesOf(files.chain ?? '').filter(
+    const above = certificatesOf(files['cert-chain.pem'] ?? '').filter(
       ({ fingerprint }) => fingerprint !== certificate.fingerprint,
     );
     const leading = roots.find((root) => chainsTo(certificate, above, [root], new Date(clock.now())));
@@ -205,4 +199,5 @@ function certificatesOf(text: string): Certificate[] {
   return splitPem('CERTIFICATE', text).map((pem) => parseCertificate(pem));
 }
 
-const DEFAULT_RELOAD_INTERVAL_MS = 5_000;
+const NOT_OURS = 'the CA is plugged in: replace its files to rotate it';
+const LISTS_NOT_OURS = 'the CA is plugged in: put its revocation lists into ca-crl.pem beside its files';

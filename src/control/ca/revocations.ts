@@ -1,13 +1,13 @@
 import { createPrivateKey } from 'node:crypto';
-import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { isDeepStrictEqual } from 'node:util';
 import { type Certificate, chainsTo, parseCertificate } from '../../identity/certificate.js';
 import { issueCrl } from '../../identity/crl.js';
-import { writeFileAtomically } from '../../lib/atomic-file.js';
 import type { Clock } from '../../lib/clock.js';
 import { err, ok, type Result } from '../../lib/result.js';
 import type { Logger } from '../../telemetry/log.js';
 import { BACK_DATE_MS, type KeyPair } from './rotation.js';
+import type { SharedDocument } from './shared-document.js';
+import { SharedState } from './shared-state.js';
 
 /** Who signs now, and whom everybody trusts. */
 export interface Signers {
@@ -17,12 +17,15 @@ export interface Signers {
 }
 
 export interface RevocationsOptions {
-  /** Holds `revocations.json` (0600: serials, and the keys of former intermediates). */
-  readonly directory: string;
+  readonly document: SharedDocument;
   readonly clock: Clock;
   readonly log: Logger;
   /** Asked whenever lists are issued. */
   readonly signers: () => Signers;
+  /** Whether what is due by time is for this process to do. */
+  readonly isInCharge: () => boolean;
+  readonly putsBack: () => boolean;
+  readonly maxRevoked?: number;
   /** Called after the lists have changed. */
   readonly changed: () => void;
 }
@@ -34,89 +37,127 @@ export interface RevocationsOptions {
  */
 export class Revocations {
   readonly #options: RevocationsOptions;
-  readonly #path: string;
-  #state: State;
+  #state!: SharedState<State>;
   #cancelCheck: () => void = () => {};
 
-  /** Throws when there is a state file that cannot be used: what was revoked would be trusted again. */
-  constructor(options: RevocationsOptions) {
+  private constructor(options: RevocationsOptions) {
     this.#options = options;
-    this.#path = join(options.directory, STATE_FILE);
-    this.#state = this.#issued(readState(this.#path) ?? NOTHING);
-    this.#save(this.#state);
-    this.#scheduleCheck(CHECK_INTERVAL_MS);
+  }
+
+  /** Rejects when there is a state that cannot be used: what was revoked would be trusted again. */
+  static async open(options: RevocationsOptions): Promise<Revocations> {
+    const { document, putsBack, clock, log, changed } = options;
+    const made = new Revocations(options);
+    made.#state = await SharedState.open<State>({
+      document,
+      what: 'the list of revocations',
+      remedy: 'Restore it, or remove it to trust all again',
+      parse: parseState,
+      format: (state) => `${JSON.stringify(state)}\n`,
+      initial: () => made.#issued(NOTHING),
+      changed: (state, before) => {
+        if (listsOf(state) !== listsOf(before)) changed();
+      },
+      putsBack,
+      clock,
+      log,
+    });
+    await made.refresh();
+    return made;
   }
 
   /** PEM of the lists in force, one per issuer; empty while nothing is revoked. */
   get lists(): string {
-    return this.#state.lists.map(({ pem }) => pem).join('');
+    return listsOf(this.#state.current);
   }
 
   /** `serial` in hex, colons or not. Error: why not; then nothing has changed. */
-  revoke(serial: string): Result<undefined> {
-    const { clock, log, signers } = this.#options;
+  async revoke(serial: string): Promise<Result<undefined>> {
     const normal = normalSerial(serial);
     if (normal === undefined) return err(`${JSON.stringify(serial.slice(0, 80))} is no serial: 1 to 40 hex digits`);
-    if (this.#state.revoked.some((each) => each.serial === normal)) return ok(undefined);
-    const { intermediate, trusted } = signers();
-    if (trusted.some((root) => normalSerial(root.serial) === normal)) return err('that is a root: rotate the root');
-    const hasSerial = ({ certificate }: KeyPair): boolean =>
-      normalSerial(parseCertificate(certificate).serial) === normal;
-    if (hasSerial(intermediate)) return err('that is the intermediate that signs: rotate the intermediate first');
-    if (this.#state.revoked.length >= MAX_REVOKED) return err(`${MAX_REVOKED} certificates are revoked already`);
-    const atMs = clock.now();
-    const former = this.#state.intermediates.find(hasSerial);
-    const untilMs =
-      former === undefined ? atMs + MAX_LEAF_LIFE_MS : parseCertificate(former.certificate).notAfter.getTime();
-    try {
-      this.#become({ ...this.#state, revoked: [...this.#state.revoked, { serial: normal, atMs, untilMs }] });
-    } catch (error) {
-      return err(`the revocation cannot be kept: ${error instanceof Error ? error.message : error}`);
-    }
-    log.warn({ serial: normal, revoked: this.#state.revoked.length }, 'certificate revoked');
+    const result = await this.#state.update((state) => this.#revoked(state, normal));
+    if (!result.ok) return result;
+    this.#options.log.warn({ serial: normal, revoked: result.value.revoked.length }, 'certificate revoked');
     return ok(undefined);
   }
 
-  /** To be called when the signers or the trusted roots have changed, and called by itself before lists end. */
-  refresh(): void {
+  /**
+   * To be called when the signers or the trusted roots have changed, with the intermediate that signed before; called by
+   * itself before lists end. Does nothing where another has done it.
+   */
+  async refresh(former?: KeyPair): Promise<void> {
+    let delayMs = CHECK_INTERVAL_MS;
     try {
-      this.#become(this.#state);
-      this.#scheduleCheck(CHECK_INTERVAL_MS);
+      await this.#state.update((state) => ok(this.#isComplete(state, former) ? state : this.#issued(state, former)));
     } catch (error) {
       this.#options.log.error({ error }, 'revocation lists cannot be issued anew; the former ones stay');
-      this.#scheduleCheck(RETRY_MS);
+      delayMs = RETRY_MS;
     }
+    this.#scheduleCheck(delayMs, former);
   }
 
   describe(): object {
-    const ends = this.#state.lists.map(({ nextUpdateMs }) => nextUpdateMs);
+    const { lists, revoked } = this.#state.current;
+    const ends = lists.map(({ nextUpdateMs }) => nextUpdateMs);
     const nextUpdate = ends.length === 0 ? {} : { nextUpdate: new Date(Math.min(...ends)).toISOString() };
-    return { revoked: this.#state.revoked.map(({ serial }) => serial), ...nextUpdate };
+    const error = this.#state.error === '' ? {} : { listsError: this.#state.error };
+    return { revoked: revoked.map(({ serial }) => serial), ...nextUpdate, ...error };
   }
 
   close(): void {
     this.#cancelCheck();
+    this.#state.close();
   }
 
-  #become(state: State): void {
-    const before = this.lists;
-    const next = this.#issued(state);
-    this.#save(next);
-    this.#state = next;
-    if (this.lists !== before) this.#options.changed();
+  #revoked(state: State, serial: string): Result<State> {
+    const { clock, signers, maxRevoked = MAX_REVOKED } = this.#options;
+    if (state.revoked.some((each) => each.serial === serial)) return ok(state);
+    const { intermediate, trusted } = signers();
+    if (trusted.some((root) => normalSerial(root.serial) === serial)) return err('that is a root: rotate the root');
+    const hasSerial = ({ certificate }: KeyPair): boolean =>
+      normalSerial(parseCertificate(certificate).serial) === serial;
+    if (hasSerial(intermediate)) return err('that is the intermediate that signs: rotate the intermediate first');
+    if (state.revoked.length >= maxRevoked) return err(`${maxRevoked} certificates are revoked already`);
+    const atMs = clock.now();
+    const former = state.intermediates.find(hasSerial);
+    const untilMs =
+      former === undefined ? atMs + MAX_LEAF_LIFE_MS : parseCertificate(former.certificate).notAfter.getTime();
+    return ok(this.#issued({ ...state, revoked: [...state.revoked, { serial, atMs, untilMs }] }));
+  }
+
+  /** Whoever signs now first, then who signed before and may have signed something that is valid still. */
+  #intermediates({ intermediates }: State, former: KeyPair | undefined): State['intermediates'] {
+    const nowMs = this.#options.clock.now();
+    const { intermediate, trusted } = this.#options.signers();
+    const known = (each: KeyPair): boolean => intermediates.some(({ certificate }) => certificate === each.certificate);
+    return [
+      { ...intermediate },
+      ...[...intermediates, ...(former === undefined || known(former) ? [] : [former])]
+        .filter((each) => each.certificate !== intermediate.certificate)
+        .map((each) => ({ untilMs: nowMs + MAX_LEAF_LIFE_MS, ...each }))
+        .filter(({ certificate, untilMs }) => untilMs > nowMs && isTrusted(certificate, trusted, nowMs)),
+    ];
+  }
+
+  /** Whether nothing would come of issuing lists again but the same ones, later. */
+  #isComplete(state: State, former: KeyPair | undefined): boolean {
+    const { root, trusted } = this.#options.signers();
+    if (this.#isDue(state)) return false;
+    const intermediates = this.#intermediates(state, former);
+    if (!isDeepStrictEqual(intermediates.map(certificateOf), state.intermediates.map(certificateOf))) return false;
+    if (state.revoked.length === 0) return state.lists.length === 0;
+    const needed = [root, ...intermediates].map(fingerprintOf);
+    const present = state.lists.map(({ issuer }) => issuer);
+    const isMeant = (issuer: string): boolean =>
+      needed.includes(issuer) || trusted.some((each) => each.fingerprint === issuer);
+    return needed.every((issuer) => present.includes(issuer)) && present.every(isMeant);
   }
 
   /** With what is over left out, and every list signed anew. */
-  #issued(state: State): State {
+  #issued(state: State, former?: KeyPair): State {
     const nowMs = this.#options.clock.now();
-    const { root, intermediate, trusted } = this.#options.signers();
-    const intermediates = [
-      { ...intermediate },
-      ...state.intermediates
-        .filter((each) => each.certificate !== intermediate.certificate)
-        .map((each) => ({ ...each, untilMs: each.untilMs ?? nowMs + MAX_LEAF_LIFE_MS }))
-        .filter(({ certificate, untilMs }) => untilMs > nowMs && isTrusted(certificate, trusted, nowMs)),
-    ];
+    const { root, trusted } = this.#options.signers();
+    const intermediates = this.#intermediates(state, former);
     const revoked = state.revoked.filter(({ untilMs }) => untilMs > nowMs);
     if (revoked.length === 0) return { ...state, intermediates, revoked, lists: [] };
     const number = state.number + 1;
@@ -141,26 +182,34 @@ export class Revocations {
     return { version: 1, number, intermediates, revoked, lists: [...made, ...ofFormerRoots] };
   }
 
-  #scheduleCheck(delayMs: number): void {
-    const { clock } = this.#options;
+  #scheduleCheck(delayMs: number, former?: KeyPair): void {
+    const { clock, isInCharge } = this.#options;
     this.#cancelCheck();
     this.#cancelCheck = clock.schedule(delayMs, () => {
-      if (this.#isDue(clock.now())) this.refresh();
+      if (delayMs === RETRY_MS || (isInCharge() && this.#isDue(this.#state.current))) void this.refresh(former);
       else this.#scheduleCheck(CHECK_INTERVAL_MS);
     });
   }
 
-  #isDue(nowMs: number): boolean {
-    const { revoked, intermediates, lists } = this.#state;
+  #isDue({ revoked, intermediates, lists }: State): boolean {
+    const nowMs = this.#options.clock.now();
     return (
       [...revoked, ...intermediates].some(({ untilMs }) => untilMs !== undefined && untilMs <= nowMs) ||
       lists.some(({ nextUpdateMs }) => nextUpdateMs - nowMs < LIST_LIFE_MS / 2)
     );
   }
+}
 
-  #save(state: State): void {
-    writeFileAtomically(this.#path, `${JSON.stringify(state, undefined, 2)}\n`, 0o600);
-  }
+function listsOf({ lists }: State): string {
+  return lists.map(({ pem }) => pem).join('');
+}
+
+function certificateOf({ certificate }: KeyPair): string {
+  return certificate;
+}
+
+function fingerprintOf({ certificate }: KeyPair): string {
+  return parseCertificate(certificate).fingerprint;
 }
 
 /** Lower case, no colons, no zeros in front; undefined when it is none. */
@@ -173,25 +222,13 @@ function isTrusted(pem: string, roots: readonly Certificate[], nowMs: number): b
   return chainsTo(parseCertificate(pem), [], roots, new Date(nowMs));
 }
 
-function readState(path: string): State | undefined {
-  let text: string;
-  try {
-    text = readFileSync(path, 'utf8');
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
-    throw new Error(`the revocations ${path} cannot be read: ${(error as Error).message}`);
-  }
-  try {
-    const state = JSON.parse(text) as State;
-    if (state.version !== 1) throw new Error('they are of an unknown version');
-    for (const { certificate } of state.intermediates) parseCertificate(certificate);
-    for (const { serial } of state.revoked) if (normalSerial(serial) !== serial) throw new Error('a serial is none');
-    if (!Array.isArray(state.lists) || !Number.isSafeInteger(state.number)) throw new Error('they are not complete');
-    return state;
-  } catch (error) {
-    const why = error instanceof Error ? error.message : error;
-    throw new Error(`the revocations ${path} cannot be used: ${why}. Restore them, or remove them to trust all again`);
-  }
+function parseState(text: string): State {
+  const state = JSON.parse(text) as State;
+  if (state.version !== 1) throw new Error('it is of an unknown version');
+  for (const { certificate } of state.intermediates) parseCertificate(certificate);
+  for (const { serial } of state.revoked) if (normalSerial(serial) !== serial) throw new Error('a serial is none');
+  if (!Array.isArray(state.lists) || !Number.isSafeInteger(state.number)) throw new Error('it is not complete');
+  return state;
 }
 
 interface State {
@@ -213,7 +250,6 @@ interface List {
 }
 
 const NOTHING: State = { version: 1, number: 0, intermediates: [], revoked: [], lists: [] };
-const STATE_FILE = 'revocations.json';
 const MAX_REVOKED = 10_000;
 const DAY_MS = 24 * 3600_000;
 /** Nothing that we sign for others lives longer. */

@@ -1,5 +1,5 @@
-import { createPrivateKey, generateKeyPairSync } from 'node:crypto';
-import { parseCertificate } from '../../identity/certificate.js';
+import { createPrivateKey, createPublicKey, generateKeyPairSync } from 'node:crypto';
+import { chainsTo, parseCertificate } from '../../identity/certificate.js';
 import { type Issuer, issueIntermediate, issueRoot } from '../../identity/issue.js';
 import { err, ok, type Result } from '../../lib/result.js';
 import type { SigningMaterial } from './signing-material.js';
@@ -50,6 +50,19 @@ export type RotationPhase = (typeof ROTATION_PHASES)[number];
 
 export function newCa(context: RotationContext): CaState {
   const root = makeRoot(context);
+  return { phase: 'stable', root, intermediate: makeIntermediate(root, context) };
+}
+
+/** A CA under a root that somebody else has made. Throws when it is no root, or the key is not its own. */
+export function importedCa(root: KeyPair, context: RotationContext): CaState {
+  const { certificate, privateKey } = issuerOf(root);
+  if (!certificate.isCa) throw new Error('ca-cert.pem is not a CA');
+  if (!certificate.publicKey.equals(createPublicKey(privateKey))) {
+    throw new Error('ca-key.pem is not the key of ca-cert.pem');
+  }
+  if (!chainsTo(certificate, [], [certificate], new Date(context.nowMs))) {
+    throw new Error('ca-cert.pem is no root that is valid now');
+  }
   return { phase: 'stable', root, intermediate: makeIntermediate(root, context) };
 }
 

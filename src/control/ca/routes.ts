@@ -14,28 +14,28 @@ export function caRoutes(authority: Authority): ReadonlyMap<string, Route> {
     ['POST /ca/revoke', (url) => revoke(authority, url)],
     [
       'POST /ca/rotate-intermediate',
-      () => {
-        const result = authority.rotateIntermediate();
+      async () => {
+        const result = await authority.rotateIntermediate();
         return result.ok ? json(authority.describe()) : conflict(result.error);
       },
     ],
   ]);
 }
 
-function rotate(authority: Authority, url: URL): Answer {
+async function rotate(authority: Authority, url: URL): Promise<Answer> {
   const asked = url.searchParams.get('phase');
   const phase = ROTATION_PHASES.find((each) => each === asked);
   if (phase === undefined) {
     return { status: 400, body: `phase is ${JSON.stringify(asked)}, not one of ${ROTATION_PHASES.join(', ')}\n` };
   }
-  const result = authority.rotateRoot(phase, url.searchParams.get('force') === 'true');
+  const result = await authority.rotateRoot(phase, url.searchParams.get('force') === 'true');
   return result.ok ? json(authority.describe()) : conflict(result.error);
 }
 
-function revoke(authority: Authority, url: URL): Answer {
+async function revoke(authority: Authority, url: URL): Promise<Answer> {
   const serial = url.searchParams.get('serial');
   if (serial === null) return { status: 400, body: 'serial is missing: the serial number of a certificate in hex\n' };
-  const result = authority.revoke(serial);
+  const result = await authority.revoke(serial);
   return result.ok ? json(authority.describe()) : conflict(result.error);
 }
 

@@ -1,12 +1,12 @@
-import { mkdirSync, readFileSync } from 'node:fs';
-import { join } from 'node:path';
-import { writeFileAtomically } from '../../lib/atomic-file.js';
+import type { Certificate } from '../../identity/certificate.js';
 import type { Clock } from '../../lib/clock.js';
 import { err, ok, type Result } from '../../lib/result.js';
 import type { Logger } from '../../telemetry/log.js';
+import type { Holders } from './holders.js';
 import { Revocations } from './revocations.js';
 import {
   type CaState,
+  importedCa,
   materialOf,
   NEXT_STEP,
   newCa,
@@ -14,53 +14,48 @@ import {
   rotated,
   withNewIntermediate,
 } from './rotation.js';
-import type { MaterialSource, SigningMaterial } from './signing-material.js';
+import type { SharedDocument } from './shared-document.js';
+import { SharedState } from './shared-state.js';
+import type { MaterialSource, SigningMaterial, SourceChange } from './signing-material.js';
 
 export interface SelfSignedOptions {
-  /** Holds `ca.json` (0600: keys and phase). Made when missing. */
-  readonly directory: string;
+  /** Keys and phase. Made when missing. */
+  readonly state: SharedDocument;
+  /** Serials, and the keys of former intermediates. */
+  readonly revocations: SharedDocument;
   readonly trustDomain: string;
+  readonly holders: Holders;
+  /** Whether what is due by time is for this process to do. */
+  readonly isInCharge?: () => boolean;
+  /** Whether a state that somebody removed is to be put back. */
+  readonly putsBack?: () => boolean;
+  readonly maxRevoked?: number;
   readonly clock: Clock;
   readonly log: Logger;
-  /** When the last certificate that is out there ends. */
-  readonly inUseUntilMs: () => number;
-  /** Called after the revocation lists have changed. */
-  readonly listsChanged: () => void;
 }
 
 /**
- * The CA that a mesh makes for itself. Its state is one file, replaced as a whole before it takes effect; what it has
- * revoked is another beside it.
+ * The CA that a mesh makes for itself. Its state is one document, replaced as a whole before it takes effect, and shared
+ * by all who sign with it; what it has revoked is another beside it.
  */
 export class SelfSigned implements MaterialSource {
   readonly #options: SelfSignedOptions;
-  readonly #path: string;
-  readonly #listeners = new Set<() => void>();
-  readonly #revocations: Revocations;
-  #state: CaState;
-  #material: SigningMaterial;
+  readonly #listeners = new Set<(change: SourceChange) => void>();
+  #state!: SharedState<CaState>;
+  #revocations!: Revocations;
+  #material!: SigningMaterial;
+  #settled: Promise<void> = Promise.resolve();
   #cancelCheck: () => void = () => {};
 
-  /** Throws when there is a state file that cannot be used: a new root in its place would break every workload. */
-  constructor(options: SelfSignedOptions) {
+  private constructor(options: SelfSignedOptions) {
     this.#options = options;
-    this.#path = join(options.directory, STATE_FILE);
-    mkdirSync(options.directory, { recursive: true });
-    const stored = readState(this.#path);
-    this.#state = stored ?? newCa(this.#context());
-    this.#material = materialOf(this.#state);
-    if (stored === undefined) {
-      this.#save(this.#state);
-      options.log.info({ path: this.#path }, 'made a new root');
-    }
-    this.#revocations = new Revocations({
-      directory: options.directory,
-      clock: options.clock,
-      log: options.log,
-      signers: () => ({ ...this.#state, trusted: this.#material.roots }),
-      changed: options.listsChanged,
-    });
-    this.#check();
+  }
+
+  /** Rejects when there is a state that cannot be used: a new root in its place would break every workload. */
+  static async open(options: SelfSignedOptions): Promise<SelfSigned> {
+    const made = new SelfSigned(options);
+    await made.#open();
+    return made;
   }
 
   get current(): SigningMaterial {
@@ -71,83 +66,136 @@ export class SelfSigned implements MaterialSource {
     return this.#revocations.lists;
   }
 
-  /** Whether the next step waits for holders of certificates from before the last one. */
   get isWaiting(): boolean {
-    return this.#state.phase !== 'stable' && this.#options.clock.now() < this.#state.waitUntilMs;
+    return waitsUntilMs(this.#state.current) > this.#options.clock.now();
   }
 
-  subscribe(listener: () => void): () => void {
+  subscribe(listener: (change: SourceChange) => void): () => void {
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);
   }
 
-  rotateIntermediate(): void {
-    this.#become(withNewIntermediate(this.#state, this.#context()), 'a new intermediate signs');
+  async rotateIntermediate(): Promise<Result<undefined>> {
+    const result = await this.#state.update((state) => ok(withNewIntermediate(state, this.#context())));
+    await this.#settled;
+    return result.ok ? ok(undefined) : result;
   }
 
-  /**
-   * One step of the rotation of the root. Error: why not now. `sign` and `drop` wait until every holder of a certificate
-   * has fetched another since the step before, unless `evenIfUnseen`.
-   */
-  rotateRoot(step: RotationPhase, evenIfUnseen = false): Result<CaState['phase']> {
-    const waitUntilMs = Math.max(this.#options.inUseUntilMs(), this.#options.clock.now());
-    const next = rotated(this.#state, step, { ...this.#context(), waitUntilMs });
-    if (!next.ok) return next;
-    if (this.isWaiting && !evenIfUnseen) return err(`${this.#waiting()}; force to go on before that`);
-    this.#become(next.value, `root rotation: ${step}`);
-    return ok(next.value.phase);
+  /** `sign` and `drop` wait until every holder has fetched another certificate, unless `evenIfUnseen`. */
+  async rotateRoot(step: RotationPhase, evenIfUnseen: boolean): Promise<Result<CaState['phase']>> {
+    const { clock, holders } = this.#options;
+    const result = await this.#state.update((state) => {
+      const waitUntilMs = Math.max(holders.inUseUntilMs(materialOf(state).roots), clock.now());
+      const next = rotated(state, step, { ...this.#context(), waitUntilMs });
+      if (!next.ok || evenIfUnseen || waitsUntilMs(state) <= clock.now()) return next;
+      return err(`${waiting(state)}; force to go on before that`);
+    });
+    await this.#settled;
+    return result.ok ? ok(result.value.phase) : result;
   }
 
-  /** Every holder has fetched a certificate since the last step: nothing holds back the next one. */
   stepWasSeen(): void {
-    if (!this.isWaiting || this.#state.phase === 'stable') return;
-    this.#state = { ...this.#state, waitUntilMs: this.#options.clock.now() };
-    this.#save(this.#state);
-    this.#options.log.info({ nextStep: NEXT_STEP[this.#state.phase] }, 'everybody has seen this step of the rotation');
+    const { clock, log } = this.#options;
+    const seen = this.#state.update((state) =>
+      ok(state.phase === 'stable' || !this.isWaiting ? state : { ...state, waitUntilMs: clock.now() }),
+    );
+    seen.then(
+      ({ ok }) => ok && log.info(this.describe(), 'everybody has seen this step of the rotation'),
+      (error: unknown) => log.warn({ error }, 'it cannot be kept that everybody has seen this step'),
+    );
   }
 
-  /** No peer trusts the certificate with this serial from now on. Error: why that is not possible. */
-  revoke(serial: string): Result<undefined> {
+  revoke(serial: string): Promise<Result<undefined>> {
     return this.#revocations.revoke(serial);
   }
 
   describe(): object {
-    const { phase } = this.#state;
-    const waiting = this.isWaiting ? { waiting: this.#waiting() } : {};
-    return { kind: 'self-signed', phase, nextStep: NEXT_STEP[phase], ...waiting, ...this.#revocations.describe() };
+    const state = this.#state.current;
+    const { phase } = state;
+    return {
+      kind: 'self-signed',
+      phase,
+      nextStep: NEXT_STEP[phase],
+      ...(this.isWaiting ? { waiting: waiting(state) } : {}),
+      ...(this.#state.error === '' ? {} : { lastError: this.#state.error }),
+      ...this.#revocations.describe(),
+    };
   }
 
   close(): void {
     this.#cancelCheck();
+    this.#state.close();
     this.#revocations.close();
   }
 
-  #waiting(): string {
-    const until = this.#state.phase === 'stable' ? 0 : this.#state.waitUntilMs;
-    return `some may hold a certificate from before this step until ${new Date(until).toISOString()}`;
+  async #open(): Promise<void> {
+    const {
+      state,
+      revocations,
+      clock,
+      log,
+      isInCharge = () => true,
+      maxRevoked,
+      putsBack = () => true,
+    } = this.#options;
+    this.#state = await SharedState.open<CaState>({
+      document: state,
+      what: 'the CA’s state',
+      remedy: 'Restore it, or remove it to start with a new root',
+      parse: parseState,
+      format: (value) => `${JSON.stringify({ version: 1, ...value }, undefined, 2)}\n`,
+      initial: ({ 'ca-cert.pem': certificate, 'ca-key.pem': privateKey }) =>
+        certificate === undefined || privateKey === undefined
+          ? newCa(this.#context())
+          : importedCa({ certificate, privateKey }, this.#context()),
+      changed: (value, before) => this.#become(value, before),
+      putsBack,
+      clock,
+      log,
+    });
+    this.#material = materialOf(this.#state.current);
+    const signers = () => {
+      const { root, intermediate } = this.#state.current;
+      return { root, intermediate, trusted: this.#material.roots as readonly Certificate[] };
+    };
+    this.#revocations = await Revocations.open({
+      document: revocations,
+      clock,
+      log,
+      signers,
+      isInCharge,
+      putsBack,
+      ...(maxRevoked === undefined ? {} : { maxRevoked }),
+      changed: () => this.#tell('lists'),
+    }).catch((error: unknown) => {
+      this.#state.close();
+      throw error;
+    });
+    this.#check();
   }
 
-  #become(state: CaState, why: string): void {
-    this.#save(state);
-    this.#state = state;
+  #become(state: CaState, before: CaState): void {
     this.#material = materialOf(state);
-    this.#options.log.info({ phase: state.phase, roots: this.#material.roots.length }, why);
-    this.#revocations.refresh();
-    for (const listener of this.#listeners) listener();
+    if (this.#revocations === undefined) return;
+    this.#options.log.info({ phase: state.phase, roots: this.#material.roots.length }, 'the CA is another');
+    this.#settled = this.#revocations.refresh(before.intermediate);
+    this.#tell('material');
+  }
+
+  #tell(change: SourceChange): void {
+    for (const listener of this.#listeners) listener(change);
   }
 
   /** Replaces the intermediate at half of its life; says so when the root has a fifth of its own left. */
   #check(): void {
-    const { clock, log } = this.#options;
+    const { clock, log, isInCharge = () => true } = this.#options;
     const [root] = this.#material.roots;
-    const { certificate } = this.#material.issuer;
-    const half = (certificate.notBefore.getTime() + certificate.notAfter.getTime()) / 2;
-    if (clock.now() >= half) {
-      try {
-        this.rotateIntermediate();
-      } catch (error) {
-        log.error({ error }, 'the intermediate could not be replaced; the former one signs on');
-      }
+    if (this.#isIntermediateDue(this.#state.current) && isInCharge()) {
+      this.#state
+        .update((state) => ok(this.#isIntermediateDue(state) ? withNewIntermediate(state, this.#context()) : state))
+        .catch((error: unknown) =>
+          log.error({ error }, 'the intermediate could not be replaced; the former one signs on'),
+        );
     }
     if (root !== undefined) {
       const left = root.notAfter.getTime() - clock.now();
@@ -158,8 +206,9 @@ export class SelfSigned implements MaterialSource {
     this.#cancelCheck = clock.schedule(CHECK_INTERVAL_MS, () => this.#check());
   }
 
-  #save(state: CaState): void {
-    writeFileAtomically(this.#path, `${JSON.stringify({ version: 1, ...state }, undefined, 2)}\n`, 0o600);
+  #isIntermediateDue(state: CaState): boolean {
+    const { notBefore, notAfter } = materialOf(state).issuer.certificate;
+    return this.#options.clock.now() >= (notBefore.getTime() + notAfter.getTime()) / 2;
   }
 
   #context() {
@@ -167,24 +216,19 @@ export class SelfSigned implements MaterialSource {
   }
 }
 
-function readState(path: string): CaState | undefined {
-  let text: string;
-  try {
-    text = readFileSync(path, 'utf8');
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
-    throw new Error(`the CA's state ${path} cannot be read: ${(error as Error).message}`);
-  }
-  try {
-    const { version, ...state } = JSON.parse(text) as { version: number } & CaState;
-    if (version !== 1 || !(state.phase in NEXT_STEP)) throw new Error('it is of an unknown version or phase');
-    materialOf(state);
-    return state;
-  } catch (error) {
-    const why = error instanceof Error ? error.message : error;
-    throw new Error(`the CA's state ${path} cannot be used: ${why}. Restore it, or remove it to start with a new root`);
-  }
+function parseState(text: string): CaState {
+  const { version, ...state } = JSON.parse(text) as { version: number } & CaState;
+  if (version !== 1 || !(state.phase in NEXT_STEP)) throw new Error('it is of an unknown version or phase');
+  materialOf(state);
+  return state;
 }
 
-const STATE_FILE = 'ca.json';
+function waitsUntilMs(state: CaState): number {
+  return state.phase === 'stable' ? Number.NEGATIVE_INFINITY : state.waitUntilMs;
+}
+
+function waiting(state: CaState): string {
+  return `some may hold a certificate from before this step until ${new Date(waitsUntilMs(state)).toISOString()}`;
+}
+
 const CHECK_INTERVAL_MS = 3600_000;

@@ -28,7 +28,9 @@ export class ServerCertificate {
   constructor(options: ServerCertificateOptions) {
     this.#options = options;
     this.credentials = new LiveServerCredentials(this.#make());
-    this.#unsubscribe = options.authority.subscribe(() => this.#renew());
+    this.#unsubscribe = options.authority.subscribe((change) => {
+      if (change === 'material') this.#renew();
+    });
   }
 
   close(): void {

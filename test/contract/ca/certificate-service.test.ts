@@ -36,7 +36,7 @@ async function setup(t: Test, clock: Clock = systemClock) {
   const issuer = generateKeyPairSync('ec', { namedCurve: 'P-256' });
   writeFileSync(join(directory, 'jwt.pem'), issuer.publicKey.export({ format: 'pem', type: 'spki' }));
   const registry = createRegistry();
-  const ca = createCa({
+  const ca = await createCa({
     directory: join(directory, 'ca'),
     cacerts: undefined,
     workloadTtlSeconds: 86_400,
@@ -220,21 +220,21 @@ t.test('a rotation of the root under load breaks no handshake, and in the end th
     }
   };
   await load([it.roots()]);
-  it.ca.authority.rotateRoot('add');
+  await it.ca.authority.rotateRoot('add');
   await load([oldRoots, it.roots()]);
   cart = await it.issue(CART, 'node-1');
   await load([oldRoots, it.roots()]);
-  t.match(it.ca.authority.rotateRoot('sign'), { ok: false }, 'the other node has not got the bundle yet');
+  t.match(await it.ca.authority.rotateRoot('sign'), { ok: false }, 'the other node has not got the bundle yet');
   db = await it.issue(DB, 'node-2');
   await load([oldRoots, it.roots()]);
   const both = it.roots();
-  t.match(it.ca.authority.rotateRoot('sign'), { ok: true });
+  t.match(await it.ca.authority.rotateRoot('sign'), { ok: true });
   await load([both, it.roots()]);
   cart = await it.issue(CART, 'node-1');
   await load([both, it.roots()]);
   db = await it.issue(DB, 'node-2');
   await load([both, it.roots()]);
-  t.match(it.ca.authority.rotateRoot('drop'), { ok: true });
+  t.match(await it.ca.authority.rotateRoot('drop'), { ok: true });
   await load([both, it.roots()]);
   t.equal(count, 30);
   await t.rejects(handshake(oldCart, db, it.roots()), 'the old root is refused');
@@ -332,8 +332,8 @@ t.test('the server’s own certificate is renewed while streams go on', async (t
   clock.advance(12 * 3600_000);
   const second = await serial();
   t.not(second, first, 'renewed at half of its life');
-  it.ca.authority.rotateRoot('add');
-  it.ca.authority.rotateRoot('sign');
+  await it.ca.authority.rotateRoot('add');
+  await it.ca.authority.rotateRoot('sign');
   t.not(await serial(), second, 'and when the CA changes');
   it.table.apply([resource('b', '1')]);
   await until('b');

@@ -2,7 +2,7 @@ import { generateKeyPairSync } from 'node:crypto';
 import { readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t, { type Test } from 'tap';
-import { Authority } from '../../../../src/control/ca/authority.js';
+import { openDirectoryCa } from '../../../../src/control/ca/directory-ca.js';
 import { chainsTo, parseCertificate } from '../../../../src/identity/certificate.js';
 import { issueCrl } from '../../../../src/identity/crl.js';
 import { type Issuer, issueIntermediate, issueRoot } from '../../../../src/identity/issue.js';
@@ -45,11 +45,11 @@ function hierarchy(organization: string, rsa = false) {
   };
 }
 
-function open(t: Test, files: Record<string, string>) {
+async function open(t: Test, files: Record<string, string>) {
   const clock = new ManualClock();
   const directory = t.testdir({ cacerts: files, ca: {} });
   const cacerts = join(directory, 'cacerts');
-  const authority = new Authority({
+  const authority = await openDirectoryCa({
     directory: join(directory, 'ca'),
     cacerts,
     trustDomain: 'cluster.local',
@@ -79,7 +79,7 @@ function open(t: Test, files: Record<string, string>) {
 t.test('a plugged-in CA signs, with the chain in order and the bundle last, for EC and RSA keys', async (t) => {
   for (const rsa of [false, true]) {
     const made = hierarchy('acme', rsa);
-    const it = open(t, made.files);
+    const it = await open(t, made.files);
     const { chain } = it.issue();
     t.same(chain.slice(1), [made.issuer.certificate.pem, made.root.certificate.pem]);
     t.equal(it.bundle(), made.root.certificate.pem);
@@ -90,7 +90,7 @@ t.test('a plugged-in CA signs, with the chain in order and the bundle last, for 
 
 t.test('replaced files take effect, several roots make the bundle, the leading one first', async (t) => {
   const [old, next] = [hierarchy('old'), hierarchy('next')];
-  const it = open(t, old.files);
+  const it = await open(t, old.files);
   it.put({ 'root-cert.pem': old.root.certificate.pem + next.root.certificate.pem });
   it.clock.advance(5_000);
   t.equal(splitPem('CERTIFICATE', it.bundle()).length, 2);
@@ -102,7 +102,7 @@ t.test('replaced files take effect, several roots make the bundle, the leading o
 
 t.test('a set that does not fit together is reported and the last good one stays', async (t) => {
   const [old, next] = [hierarchy('old'), hierarchy('next')];
-  const it = open(t, old.files);
+  const it = await open(t, old.files);
   const attempts: [Record<string, string>, RegExp][] = [
     [{ 'ca-key.pem': next.files['ca-key.pem'] }, /ca-key.pem is not the key of ca-cert.pem/],
     [{ 'ca-cert.pem': next.files['ca-cert.pem'] }, /does not lead .* to a root/],
@@ -127,11 +127,11 @@ t.test('a set that does not fit together is reported and the last good one stays
 
 t.test('a leaf is no CA, and the operator rotates a plugged-in one', async (t) => {
   const made = hierarchy('acme');
-  const it = open(t, made.files);
+  const it = await open(t, made.files);
   const leaf = it.issue();
-  t.throws(() => open(t, { ...made.files, 'ca-cert.pem': leaf.certificate.pem }), /is not a CA/);
-  t.match(it.authority.rotateRoot('add'), { error: /replace its files/ });
-  t.match(it.authority.rotateIntermediate(), { error: /replace its files/ });
+  await t.rejects(open(t, { ...made.files, 'ca-cert.pem': leaf.certificate.pem }), /is not a CA/);
+  t.match(await it.authority.rotateRoot('add'), { error: /replace its files/ });
+  t.match(await it.authority.rotateIntermediate(), { error: /replace its files/ });
 });
 
 t.test('its revocation lists are read again when they change, and go out only if they are by the CA', async (t) => {
@@ -144,7 +144,7 @@ t.test('its revocation lists are read again when they change, and go out only if
       revoked: [{ serial: 'abcd', at: new Date(clockStart) }],
     });
   const good = listBy(made.issuer) + listBy(made.root);
-  const it = open(t, { ...made.files, 'ca-crl.pem': good });
+  const it = await open(t, { ...made.files, 'ca-crl.pem': good });
   t.equal(it.lists(), good);
   for (const [text, error] of [
     [listBy(other.issuer), /names our CA and is signed by another key/],
@@ -168,5 +168,5 @@ t.test('its revocation lists are read again when they change, and go out only if
   it.put({ 'ca-crl.pem': '' });
   it.clock.advance(5_000);
   t.equal(it.lists(), '');
-  t.match(it.authority.revoke('abcd'), { error: /put its revocation lists into ca-crl.pem/ });
+  t.match(await it.authority.revoke('abcd'), { error: /put its revocation lists into ca-crl.pem/ });
 });
