@@ -7,7 +7,7 @@ CNI := native/target/meltemi-cni
 RUST := $(shell find native -name target -prune -o \( -name '*.rs' -o -name Cargo.toml \) -print) native/Cargo.lock
 TS := $(shell find src test -name '*.ts')
 
-.PHONY: build demo test bench lint format generate fuzz image clean
+.PHONY: build demo test bench lint format generate fuzz image crds chart clean
 
 build: dist/.built $(ADDON) $(CNI)
 
@@ -39,6 +39,17 @@ generate: node_modules/.installed
 # The product's image as a docker-archive, made without a registry; its path is the last line.
 image: build
 	@daemonset/images/build
+
+# The definitions of custom resources, out of the Go modules that publish them.
+crds: build/crds/.made
+
+build/crds/.made: daemonset/crds/fetch daemonset/crds/list daemonset/crds/go.mod
+	daemonset/crds/fetch build/crds
+	touch $@
+
+# The chart for Helm, with the definitions; its path is the last line.
+chart: crds
+	@daemonset/chart-archive
 
 # SECONDS_EACH is how long each target runs; what is found lies in native/fuzz/artifacts.
 fuzz:

@@ -4,7 +4,7 @@ import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 
 /** Too large for every node, and only the commands that a person runs import them. */
-const TERMINAL_ONLY = ['@kubernetes/client-node'];
+const TERMINAL_ONLY = ['@kubernetes/client-node', 'ajv'];
 /** Its binary is laid apart, without debug information. */
 const APART = 'node_modules/node';
 

@@ -35,6 +35,7 @@ const doors: Record<string, string> = {
   pino: 'telemetry/log.ts',
   'prom-client': 'telemetry/metrics.ts',
   commander: 'cli/',
+  ajv: 'cli/chart/values.ts',
 };
 /** The generated code's run time, wherever messages are made or read. */
 const everywhere = ['@bufbuild/protobuf', '@bufbuild/protobuf/wkt', '@bufbuild/protobuf/codegenv2'];
