@@ -15,6 +15,7 @@ export class LiveServerCredentials {
   readonly grpc: ServerCredentials;
   readonly #identityListeners = new Set<experimental.IdentityCertificateUpdateListener>();
   readonly #rootListeners = new Set<experimental.CaCertificateUpdateListener>();
+  readonly #subscribers = new Set<(identity: ServerIdentity) => void>();
   #identity: ServerIdentity;
   #clientRoots: string | undefined;
 
@@ -42,9 +43,21 @@ export class LiveServerCredentials {
     this.grpc = experimental.createCertificateProviderServerCredentials(provider, roots, false);
   }
 
+  /** What is shown to clients now. */
+  get identity(): ServerIdentity {
+    return this.#identity;
+  }
+
+  /** Hears of every replacement: for servers that are none of gRPC. Returns the way out. */
+  subscribe(listener: (identity: ServerIdentity) => void): () => void {
+    this.#subscribers.add(listener);
+    return () => this.#subscribers.delete(listener);
+  }
+
   /** Takes effect for connections made from now on. */
   replace(identity: ServerIdentity): void {
     this.#identity = identity;
+    for (const listener of this.#subscribers) listener(identity);
     for (const listener of this.#identityListeners) listener(identityUpdate(identity));
   }
 

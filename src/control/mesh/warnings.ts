@@ -84,10 +84,11 @@ function ofServiceEntry(entry: ServiceEntry, facts: WarningFacts): readonly stri
     const lost = winner !== undefined && (winner.from !== 'ServiceEntry' || winner.source !== source);
     return [
       ...(lost ? [`host ${host} has no effect: ${winner.from} ${winner.source} has it already`] : []),
-      ...(host.startsWith('*') ? [`host ${host} needs a waypoint: node agents cannot resolve it`] : []),
       ...(isPartialWildcard(host) && entry.resolution !== 'DYNAMIC_DNS'
         ? [`host ${host} has no effect: a * stands for whole labels, as in *.example.com`]
-        : []),
+        : host.startsWith('*')
+          ? [`host ${host} needs a waypoint: node agents cannot resolve it`]
+          : []),
     ];
   });
   for (const { address } of entry.endpoints)

@@ -155,7 +155,12 @@ export class Fields {
   }
 
   problem(name: string, what: string): void {
-    this.problems.push(`${this.pathOf(name)} ${what}`);
+    this.say(`${this.pathOf(name)} ${what}`);
+  }
+
+  /** A problem in words of its own. Nobody reads more than the first thousand. */
+  say(sentence: string): void {
+    if (this.problems.length < MAX_PROBLEMS) this.problems.push(sentence);
   }
 
   pathOf(name: string): string {
@@ -175,9 +180,9 @@ export class Fields {
     return [];
   }
 
+  /** Asked right after the field was read. */
   #isWrong(name: string): boolean {
-    const path = `${this.pathOf(name)} `;
-    return this.problems.some((problem) => problem.startsWith(path));
+    return this.problems.at(-1)?.startsWith(`${this.pathOf(name)} `) === true;
   }
 }
 
@@ -200,3 +205,4 @@ function quotesHint(value: unknown): string {
 const NOTHING: Readonly<Record<string, string>> = Object.freeze({});
 const MAX_PORT = 65_535;
 const MAX_QUOTED = 100;
+const MAX_PROBLEMS = 1_000;

@@ -142,7 +142,7 @@ function readSource(source: Fields, action: AuthorizationPolicy['action']): Poli
       ['remoteIpBlocks', (fields, name) => fields.prefixes(name)],
     ]),
   };
-  refuseEmpty(source, 'source', read);
+  refuseEmpty(source, 'a source', SOURCE_FIELDS);
   const named = ['principals', 'notPrincipals', 'namespaces', 'notNamespaces'].filter((name) => source.count(name) > 0);
   const accounts = ['serviceAccounts', 'notServiceAccounts'].filter((name) => source.count(name) > 0);
   if (named.length > 0 && accounts.length > 0)
@@ -168,7 +168,7 @@ function readOperation(operation: Fields): PolicyOperation {
       ['paths', paths],
     ]),
   };
-  refuseEmpty(operation, 'operation', read);
+  refuseEmpty(operation, 'an operation', OPERATION_FIELDS);
   return read;
 }
 
@@ -253,21 +253,37 @@ function present(
   lists: readonly (readonly [name: string, read: (fields: Fields, name: string) => readonly unknown[]])[],
 ): readonly string[] {
   return lists.flatMap(([name, read]) =>
-    [name, `not${name[0]?.toUpperCase()}${name.slice(1)}`].filter((each) => {
+    withNegations([name]).filter((each) => {
       read(fields, each);
       return fields.count(each) > 0;
     }),
   );
 }
 
-/** What restricts nothing would match everything, which nobody means. */
-function refuseEmpty(fields: Fields, name: string, read: object): void {
-  if (Object.values(read).every((list: readonly unknown[]) => list.length === 0)) {
-    fields.problems.push(`${fields.path} is empty or not understood: a ${name} must say what to match`);
-  }
+/** Each with the field that says the opposite. */
+function withNegations(names: readonly string[]): readonly string[] {
+  return names.flatMap((name) => [name, `not${name[0]?.toUpperCase()}${name.slice(1)}`]);
 }
 
-const DRY_RUN = 'istio.io/dry-run';
+/** What restricts nothing would match everything, which nobody means. `known` are the fields that would. */
+function refuseEmpty(fields: Fields, what: string, known: readonly string[]): void {
+  if (known.some((name) => fields.count(name) > 0)) return;
+  const others = Object.keys(fields.value).filter((name) => !known.includes(name));
+  const why = others.length === 0 ? 'is empty' : `has only ${others.slice(0, 5).join(', ')}, which is nothing it knows`;
+  fields.say(`${fields.path} ${why}: ${what} must say what to match, by ${known.join(', ')}`);
+}
+
+export const DRY_RUN = 'istio.io/dry-run';
+const SOURCE_FIELDS = withNegations([
+  'principals',
+  'namespaces',
+  'serviceAccounts',
+  'trustDomains',
+  'ipBlocks',
+  'requestPrincipals',
+  'remoteIpBlocks',
+]);
+const OPERATION_FIELDS = withNegations(['ports', 'hosts', 'methods', 'paths']);
 /** As Go reads a boolean. */
 const BOOLEANS: ReadonlySet<string> = new Set('1 t T TRUE true True 0 f F FALSE false False'.split(' '));
 /** What of a source an external authorizer can be asked about. */

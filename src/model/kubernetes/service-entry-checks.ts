@@ -55,28 +55,32 @@ export function checkServiceEntry(
 }
 
 function checkPorts(spec: Fields, { ports }: Pick<ServiceEntry, 'ports'>): void {
+  const names = new Set<string>();
+  const numbers = new Set<number>();
   ports.forEach(({ name, port, protocol }, i) => {
     if (name === '') spec.problem(`ports[${i}].name`, 'is missing');
     else if (!isLabel(name))
       spec.problem(`ports[${i}].name`, `is ${quote(name)}, which is no port name: letters, digits, dashes`);
     if (protocol !== '' && !PROTOCOLS.has(protocol.toLowerCase()))
       spec.problem(`ports[${i}].protocol`, `is ${quote(protocol)}, none of ${[...PROTOCOLS].join(', ').toUpperCase()}`);
-    if (name !== '' && ports.findIndex((other) => other.name === name) < i)
-      spec.problem(`ports[${i}].name`, `is ${quote(name)}, as of another port`);
-    if (port !== 0 && ports.findIndex((other) => other.port === port) < i)
-      spec.problem(`ports[${i}].number`, `is ${port}, as of another port`);
+    if (name !== '' && names.has(name)) spec.problem(`ports[${i}].name`, `is ${quote(name)}, as of another port`);
+    if (port !== 0 && numbers.has(port)) spec.problem(`ports[${i}].number`, `is ${port}, as of another port`);
+    names.add(name);
+    numbers.add(port);
   });
 }
 
 function checkExportTo(spec: Fields): void {
   const values = spec.strings('exportTo');
+  const seen = new Set<string>();
   values.forEach((value, i) => {
-    if (values.indexOf(value) < i) spec.problem(`exportTo[${i}]`, `is ${quote(value)} again`);
+    if (seen.has(value)) spec.problem(`exportTo[${i}]`, `is ${quote(value)} again`);
     if (value === '*' || value === '~') {
       if (values.length > 1) spec.problem(`exportTo[${i}]`, `is ${quote(value)}, which goes with nothing else`);
     } else if (value !== '.' && !isLabel(value)) {
       spec.problem(`exportTo[${i}]`, `is ${quote(value)}, neither "." nor "*" nor "~" nor the name of a namespace`);
     }
+    seen.add(value);
   });
 }
 
