@@ -33,8 +33,8 @@ export interface KubernetesStatus {
  * version in force. While the server is away, what it said stays in force.
  */
 export class KubernetesSource implements InputSource {
-  readonly #kinds: InstalledKinds & Reflection;
-  readonly #watched: readonly Watched[];
+  #kinds: (InstalledKinds & Reflection) | undefined;
+  #watched: readonly Watched[] = [];
   readonly #batch: Batch;
 
   constructor(
@@ -45,14 +45,16 @@ export class KubernetesSource implements InputSource {
   ) {
     const { windowMs } = { ...DEFAULTS, ...options };
     this.#batch = new Batch((changes) => events.apply(changes), windowMs, clock);
-    this.#kinds = watchInstalledKinds(api, {
-      clock,
-      trouble: (trouble) => events.trouble('CustomResourceDefinition', trouble),
-    });
-    this.#watched = Object.entries(WATCHED).map(([kind, watched]) => this.#watch(kind, watched));
   }
 
+  /** Waits for the server to be there, and for leave to read every kind. */
   async start(): Promise<void> {
+    const kinds = watchInstalledKinds(this.api, {
+      clock: this.clock,
+      trouble: (trouble) => this.events.trouble('CustomResourceDefinition', trouble),
+    });
+    this.#kinds = kinds;
+    this.#watched = Object.entries(WATCHED).map(([kind, watched]) => this.#watch(kind, watched, kinds));
     await Promise.all(this.#watched.map(({ reflection }) => reflection.synced));
     this.#batch.release();
   }
@@ -76,17 +78,17 @@ export class KubernetesSource implements InputSource {
   }
 
   close(): void {
-    this.#kinds.close();
+    this.#kinds?.close();
     for (const { reflection } of this.#watched) reflection.close();
     this.#batch.close();
   }
 
-  #watch(kind: string, { resource, selection }: WatchedKind): Watched {
+  #watch(kind: string, { resource, selection }: WatchedKind, kinds: InstalledKinds): Watched {
     const ledger = new KindLedger(kind, (bad) => this.events.rejected(bad));
     const reflection = reflect(this.api, resource, {
       read: readObject,
       selection,
-      kinds: this.#kinds,
+      kinds,
       clock: this.clock,
       trouble: (trouble) => this.events.trouble(kind, trouble),
       handler: {
