@@ -20,12 +20,14 @@ import { Trust } from './certs/trust.js';
 import type { AgentConfig, Upstream } from './config.js';
 import { readIfThere } from './credentials.js';
 import type { Dataplane } from './dataplane/dataplane.js';
-import type { NetnsTools } from './dataplane/netns.js';
+import type { NetnsTools, NetnsWatch } from './dataplane/netns.js';
 import type { DnsProxy, DnsSource } from './dns/dns-proxy.js';
 import { dnsChanges, dnsServices } from './dns-feed.js';
 import { Enrolment } from './enroll/enrolment.js';
 import type { PodSource } from './enroll/pod-source.js';
-import { certificateStep, dataplaneStep, dnsStep, redirectSteps, storeStep } from './enroll/steps.js';
+import { certificateStep, dataplaneStep, dnsStep, guardStep, redirectSteps, storeStep } from './enroll/steps.js';
+import { MeshAddresses } from './mesh-addresses.js';
+import type { NodeGuard } from './redirect/node-guard.js';
 import type { Redirector } from './redirect/redirector.js';
 import { Decider } from './route/decider.js';
 import type { Self } from './route/observed.js';
@@ -38,8 +40,10 @@ export interface AgentParts {
   readonly config: AgentConfig;
   readonly version: string;
   readonly dataplane: Dataplane;
-  readonly netns: Pick<NetnsTools, 'netnsId'>;
+  readonly netns: Pick<NetnsTools, 'netnsId' | 'NetnsWatch'>;
   readonly redirector: Redirector;
+  /** Rules on the node's side of its pods, where they are wanted. */
+  readonly guard: NodeGuard | undefined;
   readonly pods: PodSource;
   /** Makes the DNS proxy, unless it is switched off. */
   readonly dns: ((source: DnsSource) => DnsProxy) | undefined;
@@ -64,6 +68,8 @@ export class Agent {
   readonly #certificates: Certificates;
   readonly #trust: Trust;
   readonly #dns: DnsProxy | undefined;
+  readonly #meshAddresses: MeshAddresses;
+  readonly #netnsWatch: NetnsWatch;
   readonly #enrolment: Enrolment;
   readonly #servers: Server[] = [];
   readonly #tasks: Readonly<Record<'dataplane' | 'roots' | 'xds' | 'dns', () => void>>;
@@ -123,6 +129,8 @@ export class Agent {
       accessLog: (lines) => this.#accessLog.write(lines),
     });
     this.#dns = parts.dns?.({ services: () => dnsServices(this.#store) });
+    this.#meshAddresses = new MeshAddresses(this.#store, config.network);
+    this.#netnsWatch = new parts.netns.NetnsWatch((uid) => this.#enrolment.suspect(uid));
     this.#enrolment = this.#makeEnrolment();
     this.#readiness.condition('pods-snapshot', () => this.#enrolment.settled);
     this.#readiness.condition('certificates', () => this.#certificates.missing().length === 0);
@@ -210,6 +218,8 @@ export class Agent {
     const { dataplane, config, clock } = this.parts;
     this.#log.info('shutting down; pods stay redirected');
     this.#enrolment.close();
+    this.#netnsWatch.close();
+    this.parts.guard?.close();
     this.#xds?.close();
     this.#trust.close();
     // A successor that is just starting may still take the listeners.
@@ -244,6 +254,8 @@ export class Agent {
     this.#log.info('a successor has taken over; connections under way go on here');
     this.#closePages();
     this.#enrolment.close();
+    this.#netnsWatch.close();
+    this.parts.guard?.close();
     this.#xds?.close();
     return true;
   }
@@ -253,7 +265,7 @@ export class Agent {
   }
 
   #makeEnrolment(): Enrolment {
-    const { config, dataplane, redirector, pods, netns, clock } = this.parts;
+    const { config, dataplane, redirector, guard, pods, netns, clock } = this.parts;
     const { redirection, translation } = redirectSteps(redirector, this.#dns !== undefined);
     const store = storeStep(
       config.trustDomain,
@@ -263,9 +275,20 @@ export class Agent {
     const listeners = dataplaneStep(config.trustDomain, dataplane);
     const dns = this.#dns === undefined ? [] : [dnsStep(this.#dns)];
     const certificate = certificateStep(config.trustDomain, this.#certificates);
+    const guarded = guard === undefined ? [] : [guardStep(guard)];
+    const drifts = this.#registry.counter(
+      'meltemi_redirection_drift_total',
+      'Times the rules of a captured pod were found changed.',
+    );
     return new Enrolment({
       source: pods,
-      steps: [store, certificate, translation, listeners, ...dns, redirection],
+      steps: [store, certificate, translation, listeners, ...dns, ...guarded, redirection],
+      watch: this.#netnsWatch,
+      drifted: () => drifts.inc(),
+      audited: async () => {
+        if (this.#enrolment.settled) guard?.podsComplete();
+        await guard?.audit();
+      },
       cluster: config.cluster,
       netnsId: (path) => netns.netnsId(path),
       clock,
@@ -321,6 +344,11 @@ export class Agent {
 
   #changed(change: Change): void {
     this.#decider.changed(change);
+    const { guard } = this.parts;
+    if (guard !== undefined) {
+      const { added, removed } = this.#meshAddresses.changed(change);
+      guard.meshChanged(added, removed, this.#store.synced);
+    }
     this.#dns?.update(dnsChanges(change, this.#store));
   }
 
@@ -336,6 +364,11 @@ export class Agent {
     const count = (name: string, help: string, read: () => number) => registry.gauge(name, help, [], read);
     count('istio_active_proxy_count', 'Enrolled pods.', () => dataplane.stats().pods);
     count('istio_pending_proxy_count', 'Captured pods that are not enrolled yet.', () => this.#enrolment.pending);
+    count('meltemi_uncaptured_pods', 'Running pods that should be captured and are not.', () => {
+      return this.#enrolment.uncaptured;
+    });
+    const { guard } = this.parts;
+    if (guard !== undefined) declareGuardMetrics(registry, guard);
     count('meltemi_workloads', 'Workloads of the mesh known here.', () => this.#store.sizes.workloads);
     count('meltemi_services', 'Services of the mesh known here.', () => this.#store.sizes.services);
     count('meltemi_policies', 'Policies known here.', () => this.#store.sizes.policies);
@@ -357,6 +390,17 @@ export class Agent {
       }
     }
   }
+}
+
+function declareGuardMetrics(registry: MetricsRegistry, guard: NodeGuard): void {
+  const count = (name: string, help: string, read: () => number) => registry.gauge(name, help, [], read);
+  count('meltemi_plaintext_held_total', 'Packets of captured pods to the mesh outside tunnels, refused.', () => {
+    return guard.counts.held;
+  });
+  count('meltemi_probe_source_spoofed_total', 'Packets under the address of health probes, dropped.', () => {
+    return guard.counts.spoofed;
+  });
+  count('meltemi_node_rules_drift_total', 'Times the rules of the node were found changed.', () => guard.drifts);
 }
 
 function selfOf(config: AgentConfig): Self {

@@ -21,7 +21,11 @@ export interface AgentConfig {
   readonly ca: Upstream & { readonly ttlSeconds: number };
   /** PEM or DER revocation lists; empty for none. */
   readonly crlPath: string;
-  readonly podsDirectory: string;
+  readonly pods: PodsConfig;
+  /** Which pods are this agent's, by `istio.io/rev`; empty for the default revision. */
+  readonly revision: string;
+  /** Path of the node's own network namespace, where probes are let through and plaintext is held; empty for neither. */
+  readonly hostNetns: string;
   readonly stateDir: string;
   /** A port of 0 listens nowhere; an empty socket path neither. */
   readonly admin: { readonly socket: string; readonly port: number };
@@ -35,6 +39,20 @@ export interface AgentConfig {
   readonly drainSeconds: number;
 }
 
+/** Where the pods of this node come from. */
+export type PodsConfig =
+  | { readonly from: 'directory'; readonly directory: string }
+  | {
+      readonly from: 'kubernetes';
+      /** Besides the root namespace. */
+      readonly excludedNamespaces: readonly string[];
+      /** Paths of resolver configurations: of pods with `ClusterFirst`, and of the node. */
+      readonly resolvConf: string;
+      readonly nodeResolvConf: string;
+      /** Empty in a pod, where the service account tells. */
+      readonly server: { readonly address: string; readonly token: string; readonly rootCert: string };
+    };
+
 /** The control plane as a server. */
 export interface Upstream {
   /** `host:port`. */
@@ -47,17 +65,17 @@ export interface Upstream {
   readonly token: string;
 }
 
-/** Error: every problem of the text, one sentence each. */
-export function parseAgentConfig(text: string): Result<AgentConfig, readonly string[]> {
+/** `nodeName` is the node's when the text does not name it. Error: every problem of the text, one sentence each. */
+export function parseAgentConfig(text: string, nodeName = ''): Result<AgentConfig, readonly string[]> {
   const document = parseYaml(text);
   if (!document.ok) return document;
   const reader = new ConfigReader(document.value);
   const locality = reader.object('locality');
-  const pods = reader.object('pods');
+  const pods = podsConfig(reader.object('pods'));
   const admin = reader.object('admin');
   const dns = reader.object('dns');
   const config: AgentConfig = {
-    node: reader.text('node'),
+    node: nodeName === '' ? reader.text('node') : reader.text('node', nodeName),
     cluster: reader.text('cluster', 'Kubernetes'),
     network: reader.text('network', ''),
     trustDomain: reader.text('trustDomain', 'cluster.local'),
@@ -72,7 +90,9 @@ export function parseAgentConfig(text: string): Result<AgentConfig, readonly str
     xds: upstream(reader.object('xds')),
     ca: authority(reader.object('ca')),
     crlPath: reader.text('crlPath', ''),
-    podsDirectory: pods.text('directory'),
+    pods,
+    revision: revision(reader),
+    hostNetns: reader.text('hostNetns', pods.from === 'kubernetes' ? '/proc/1/ns/net' : ''),
     stateDir: reader.text('stateDir'),
     admin: { socket: admin.text('socket', ''), port: admin.port('port', 15000) },
     metricsPort: reader.port('metricsPort', 15020),
@@ -83,8 +103,45 @@ export function parseAgentConfig(text: string): Result<AgentConfig, readonly str
     engine: engine(reader.object('engine')),
     drainSeconds: reader.number('drainSeconds', 5, 0, 3600),
   };
-  for (const each of [locality, pods, admin, dns, reader]) each.end();
+  for (const each of [locality, admin, dns, reader]) each.end();
   return reader.problems.length > 0 ? err(reader.problems) : ok(config);
+}
+
+function podsConfig(reader: ConfigReader): PodsConfig {
+  const fromKubernetes = reader.flag('kubernetes', false);
+  const config: PodsConfig = fromKubernetes
+    ? {
+        from: 'kubernetes',
+        excludedNamespaces: reader.names().includes('excludedNamespaces')
+          ? reader.texts('excludedNamespaces')
+          : ['kube-system'],
+        resolvConf: reader.text('resolvConf', '/etc/resolv.conf'),
+        nodeResolvConf: reader.text('nodeResolvConf', '/proc/1/root/etc/resolv.conf'),
+        server: apiServer(reader.object('server')),
+      }
+    : { from: 'directory', directory: reader.text('directory') };
+  reader.end();
+  return config;
+}
+
+function apiServer(reader: ConfigReader) {
+  const server = {
+    address: reader.text('address', ''),
+    token: reader.text('token', ''),
+    rootCert: reader.text('rootCert', ''),
+  };
+  reader.end();
+  return server;
+}
+
+/** It is part of the names of tables. */
+function revision(reader: ConfigReader): string {
+  const name = reader.text('revision', '');
+  if (name === 'default') return '';
+  if (!/^([a-z0-9]([a-z0-9-]*[a-z0-9])?)?$/.test(name)) {
+    reader.problems.push(`revision is ${JSON.stringify(name)}, which is no name of small letters, digits and dashes`);
+  }
+  return name;
 }
 
 function upstream(reader: ConfigReader): Upstream {

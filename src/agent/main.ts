@@ -8,7 +8,10 @@ import { DEFAULT_ENGINE_OPTIONS } from './dataplane/options.js';
 import { DnsProxy } from './dns/dns-proxy.js';
 import { NETNS_SOCKETS } from './dns/netns-sockets.js';
 import { PodDirectory } from './enroll/pod-directory.js';
+import type { PodSource } from './enroll/pod-source.js';
+import { Sandboxes } from './enroll/sandboxes.js';
 import { NftRedirector } from './redirect/nft.js';
+import { NodeGuard } from './redirect/node-guard.js';
 import type { RedirectPorts } from './redirect/redirector.js';
 
 /**
@@ -17,10 +20,11 @@ import type { RedirectPorts } from './redirect/redirector.js';
  * machine cannot do what is needed; after the start nothing that goes wrong ends it.
  */
 export async function runAgent(configPath: string, configText: string): Promise<void> {
-  const config = readConfig(configPath, configText);
-  setLevel(config.logLevel);
+  const given = readConfig(configPath, configText);
+  setLevel(given.logLevel);
   const log = logger('agent');
-  mkdirSync(config.stateDir, { recursive: true });
+  mkdirSync(given.stateDir, { recursive: true });
+  const { config, pods } = await podsOf(given, new Sandboxes());
   const { dataplane, netns, releaseMemory } = openNative(config.engine);
   const agent = new Agent({
     config,
@@ -28,7 +32,8 @@ export async function runAgent(configPath: string, configText: string): Promise<
     dataplane,
     netns,
     redirector: new NftRedirector({ tools: netns, ports: redirectPorts(config) }),
-    pods: new PodDirectory(config.podsDirectory, systemClock, logger('enroll')),
+    guard: nodeGuard(config),
+    pods,
     dns: config.dns.enabled ? (source) => dnsProxy(config, source) : undefined,
     clock: systemClock,
     compact: () => {
@@ -57,9 +62,28 @@ export async function runAgent(configPath: string, configText: string): Promise<
 }
 
 function readConfig(path: string, text: string): AgentConfig {
-  const parsed = parseAgentConfig(text);
+  const parsed = parseAgentConfig(text, process.env.NODE_NAME);
   if (!parsed.ok) throw new Error(`${path}:\n  ${parsed.error.join('\n  ')}`);
   return parsed.value;
+}
+
+/** Where the pods come from, and the configuration with what is known from there. */
+async function podsOf(config: AgentConfig, sandboxes: Sandboxes): Promise<{ config: AgentConfig; pods: PodSource }> {
+  const log = logger('enroll');
+  if (config.pods.from === 'directory') {
+    return { config, pods: new PodDirectory(config.pods.directory, systemClock, log) };
+  }
+  // Not needed where there is no API server.
+  const { agentApi, kubernetesPods, withNodeLocality } = await import('./kubernetes.js');
+  const api = agentApi(config.pods);
+  const located = await withNodeLocality(config, api, log);
+  return { config: located, pods: kubernetesPods(api, located, config.pods, sandboxes, log) };
+}
+
+function nodeGuard({ hostNetns: netns, revision, engine }: AgentConfig): NodeGuard | undefined {
+  if (netns === '') return undefined;
+  const { inboundHbonePort: hbonePort } = { ...DEFAULT_ENGINE_OPTIONS, ...engine };
+  return new NodeGuard({ netns, revision, hbonePort, clock: systemClock, log: logger('redirect') });
 }
 
 function dnsProxy(config: AgentConfig, source: ConstructorParameters<typeof DnsProxy>[0]['source']): DnsProxy {

@@ -21,7 +21,9 @@ export interface NetnsTools {
   /** Adds what of it is missing and leaves alone what is there. */
   ensureRouting(netns: string, routing: PodRouting): EnsuredRouting;
   /** Hears of changes inside namespaces; see `NetnsWatch`. */
-  readonly NetnsWatch: new (changed: (key: string) => void) => NetnsWatch;
+  readonly NetnsWatch: new (
+    changed: (key: string) => void,
+  ) => NetnsWatch;
   /** `DEVICE:INODE` of the namespace, which tells two namespaces apart. Empty when the path is none. */
   netnsId(path: string): string;
 }

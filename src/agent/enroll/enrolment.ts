@@ -1,13 +1,15 @@
 import type { Clock } from '../../lib/clock.js';
 import type { Logger } from '../../telemetry/log.js';
 import { podUid } from '../store/facts.js';
-import type { PodRecord } from './pod-record.js';
+import { type CaptureReason, captureOf, type PodRecord } from './pod-record.js';
 import type { PodSource } from './pod-source.js';
 import { type PodState, PodTask } from './pod-task.js';
 
 /** What is done for a captured pod. Idempotent; errors are sentences. */
 export interface EnrolmentStep {
   readonly name: string;
+  /** Left as it is when the pod moves to the agent of another revision: it must not be uncaptured in between. */
+  readonly staysInPod?: boolean;
   enrol(pod: EnrolledPod): Promise<string | undefined>;
   /** In reverse order. What is not there is no error. */
   unenrol(pod: EnrolledPod, why: string): Promise<string | undefined>;
@@ -29,11 +31,20 @@ export interface EnrolmentParts {
   readonly cluster: string;
   /** Tells network namespaces apart; empty for none. */
   readonly netnsId: (path: string) => string;
+  /** Hears at once when somebody meddles with an enrolled pod's namespace; keys are uids. Without it the audit must do. */
+  readonly watch?: { add(uid: string, netns: string): unknown; remove(uid: string): void };
+  /** A pod was found to have drifted. */
+  readonly drifted?: () => void;
+  /** All pods have been looked at, again. */
+  readonly audited?: () => Promise<void>;
   readonly clock: Clock;
   readonly log: Logger;
   readonly random?: () => number;
   readonly auditIntervalMs?: number;
 }
+
+/** Whether a pod may start: it is captured now, or it is not to be. */
+export type Admission = { readonly captured: true } | { readonly captured: false; readonly because: CaptureReason };
 
 /**
  * Keeps the captured pods of this node enrolled: what should be comes from the source as a whole list, and each pod
@@ -41,6 +52,8 @@ export interface EnrolmentParts {
  */
 export class Enrolment {
   readonly #tasks = new Map<string, PodTask>();
+  readonly #waiting = new Set<() => void>();
+  readonly #suspicions = new Map<string, { again: boolean }>();
   #listed = false;
   #cancelAudit: () => void = () => undefined;
 
@@ -61,6 +74,49 @@ export class Enrolment {
   /** True once the first list has come and each of its pods has been tried once. */
   get settled(): boolean {
     return this.#listed && [...this.#tasks.values()].every((task) => task.tried);
+  }
+
+  /**
+   * Waits until a pod is enrolled, or known to be left alone; an empty `uid` is any pod of that name. Rejects with an
+   * Error that says what is missing when the signal comes first.
+   */
+  admission(namespace: string, name: string, uid: string, signal: AbortSignal): Promise<Admission> {
+    return new Promise((resolve, reject) => {
+      const look = () => {
+        const admission = this.#admission(namespace, name, uid);
+        if (admission === undefined && !signal.aborted) return;
+        this.#waiting.delete(look);
+        signal.removeEventListener('abort', look);
+        if (admission !== undefined) resolve(admission);
+        else reject(new Error(`pod ${namespace}/${name} is not captured yet: ${this.#missing(namespace, name)}`));
+      };
+      this.#waiting.add(look);
+      signal.addEventListener('abort', look);
+      look();
+    });
+  }
+
+  /** Somebody has changed something in the namespace of an enrolled pod: looks at once, but not all the time. */
+  suspect(uid: string): void {
+    const suspicion = this.#suspicions.get(uid);
+    if (suspicion !== undefined) {
+      suspicion.again = true;
+      return;
+    }
+    const fresh = { again: false };
+    this.#suspicions.set(uid, fresh);
+    void (async () => {
+      const looked = await this.#tasks.get(uid)?.audit();
+      this.parts.clock.schedule(SUSPICION_PAUSE_MS, () => {
+        this.#suspicions.delete(uid);
+        if (fresh.again || looked === false) this.suspect(uid);
+      });
+    })();
+  }
+
+  /** Running pods that should be captured and are not: their traffic is not held by their own rules. */
+  get uncaptured(): number {
+    return [...this.#tasks.values()].filter((task) => task.isPending && task.record.phase === 'Running').length;
   }
 
   /** Captured pods that are not enrolled. */
@@ -89,14 +145,38 @@ export class Enrolment {
     for (const [uid, task] of this.#tasks) if (!current.has(uid)) task.aim(undefined);
     for (const [uid, record] of current) this.#task(uid, record).aim(record);
     this.#listed = true;
+    this.#look();
+  }
+
+  #look(): void {
+    for (const look of [...this.#waiting]) look();
+  }
+
+  #admission(namespace: string, name: string, uid: string): Admission | undefined {
+    const task = this.#tasks.get(podUid(this.parts.cluster, namespace, name));
+    if (task === undefined || (uid !== '' && task.record.uid !== uid)) return undefined;
+    const { captured, because } = captureOf(task.record);
+    if (!captured) return { captured, because };
+    return task.isPending || !task.tried ? undefined : { captured };
+  }
+
+  #missing(namespace: string, name: string): string {
+    const task = this.#tasks.get(podUid(this.parts.cluster, namespace, name));
+    return task === undefined ? 'the agent has not heard of it' : task.state.error || 'it is being enrolled';
   }
 
   #task(uid: string, record: PodRecord): PodTask {
     const known = this.#tasks.get(uid);
     if (known !== undefined) return known;
-    const task = new PodTask(uid, record, this.parts, () => {
-      if (this.#tasks.get(uid) === task) this.#tasks.delete(uid);
-    });
+    const task = new PodTask(
+      uid,
+      record,
+      this.parts,
+      () => this.#look(),
+      () => {
+        if (this.#tasks.get(uid) === task) this.#tasks.delete(uid);
+      },
+    );
     this.#tasks.set(uid, task);
     return task;
   }
@@ -105,6 +185,7 @@ export class Enrolment {
     const { clock, auditIntervalMs } = this.parts;
     this.#cancelAudit = clock.schedule(auditIntervalMs ?? AUDIT_INTERVAL_MS, async () => {
       for (const task of [...this.#tasks.values()]) await task.audit();
+      await this.parts.audited?.();
       this.#auditLater();
     });
   }
@@ -114,4 +195,5 @@ function liveliness(record: PodRecord): number {
   return record.phase === 'Running' ? 2 : record.phase === 'Pending' ? 1 : 0;
 }
 
-const AUDIT_INTERVAL_MS = 30_000;
+const SUSPICION_PAUSE_MS = 500;
+const AUDIT_INTERVAL_MS = 10_000;

@@ -57,6 +57,9 @@ export class PodDirectory implements PodSource {
     return existsSync(join(this.#answers, pod.uid));
   }
 
+  /** Whoever wrote the record keeps the namespace. */
+  released(): void {}
+
   close(): void {
     this.#closed = true;
     this.#watcher?.close();

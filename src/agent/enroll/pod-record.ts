@@ -19,6 +19,8 @@ export interface PodRecord {
   readonly nameservers: readonly string[];
   readonly searchDomains: readonly string[];
   readonly phase: string;
+  /** Why it is left alone whatever its labels say. */
+  readonly notOurs?: 'excluded-namespace' | 'other-revision';
 }
 
 /** Reads a record of an outside writer. Error: which field is wrong. */
@@ -65,13 +67,30 @@ export function captureOf(pod: PodRecord): { readonly captured: boolean; readonl
   if (pod.annotations[SIDECAR_ANNOTATION] !== undefined) return { captured: false, because: 'sidecar' };
   if (pod.phase === 'Succeeded' || pod.phase === 'Failed') return { captured: false, because: 'ended' };
   const own = pod.labels[MODE_LABEL];
-  if (own === 'ambient') return { captured: true, because: 'pod-label' };
-  if (own !== undefined && own !== '') return { captured: false, because: 'pod-label' };
-  const captured = pod.namespaceLabels[MODE_LABEL] === 'ambient';
-  return { captured, because: captured ? 'namespace-label' : 'no-label' };
+  const because = own !== undefined && own !== '' ? 'pod-label' : 'namespace-label';
+  if ((because === 'pod-label' ? own : pod.namespaceLabels[MODE_LABEL]) !== 'ambient') {
+    return { captured: false, because: because === 'pod-label' ? because : 'no-label' };
+  }
+  return pod.notOurs === undefined ? { captured: true, because } : { captured: false, because: pod.notOurs };
 }
 
-export type CaptureReason = 'pod-label' | 'namespace-label' | 'no-label' | 'host-network' | 'sidecar' | 'ended';
+/** The revision that a pod asks for: its own label, else its namespace's. Empty for the default one. */
+export function revisionOf(
+  labels: Readonly<Record<string, string>>,
+  namespaceLabels: Readonly<Record<string, string>>,
+): string {
+  const revision = labels[REVISION_LABEL] || namespaceLabels[REVISION_LABEL] || '';
+  return revision === 'default' ? '' : revision;
+}
+
+export type CaptureReason =
+  | 'pod-label'
+  | 'namespace-label'
+  | 'no-label'
+  | 'host-network'
+  | 'sidecar'
+  | 'ended'
+  | NonNullable<PodRecord['notOurs']>;
 
 function isString(value: unknown): value is string {
   return typeof value === 'string';
@@ -97,4 +116,5 @@ const EMPTY: PodRecord = {
   phase: '',
 };
 const MODE_LABEL = 'istio.io/dataplane-mode';
+const REVISION_LABEL = 'istio.io/rev';
 const SIDECAR_ANNOTATION = 'sidecar.istio.io/status';

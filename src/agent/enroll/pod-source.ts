@@ -11,5 +11,7 @@ export interface PodSource {
   report(pod: PodRecord, redirection: string | undefined): void;
   /** Whether a former process has left the pod redirected, as far as was reported. */
   wasRedirected(pod: PodRecord): boolean;
+  /** Nothing of ours is left in the pod's network namespace: it need not be held. */
+  released(pod: PodRecord): void;
   close(): void;
 }

@@ -34,12 +34,14 @@ export class PodTask {
     /** The last record seen. */
     public record: PodRecord,
     readonly parts: EnrolmentParts,
+    /** Called when it has come as far as it could for now. */
+    readonly rested: () => void,
     /** Called when there is nothing left to do for a pod that is gone. */
     readonly ended: () => void,
   ) {
     this.#backOff = new BackOff(RETRY_BASE_MS, RETRY_MAX_MS, parts.random);
-    // Left redirected by a former process: its traces are undone, or enrolled over.
-    if (parts.source.wasRedirected(record)) this.#touched = record;
+    // Left redirected by a former process: its traces are undone, or enrolled over. Those of another revision are not.
+    if (parts.source.wasRedirected(record) && !isAnothers(record)) this.#touched = record;
   }
 
   get tried(): boolean {
@@ -71,19 +73,23 @@ export class PodTask {
     void this.#run();
   }
 
-  /** Looks for drift; what has drifted is enrolled again. */
-  async audit(): Promise<void> {
+  /** Looks for drift; what has drifted is enrolled again. False: it is being worked on, and nobody looked. */
+  async audit(): Promise<boolean> {
     const touched = this.#touched;
-    if (touched === undefined || !this.#complete || this.#running) return;
+    if (this.#running) return false;
+    if (touched === undefined || !this.#complete) return true;
     const drifts: string[] = [];
     for (const { audit } of this.parts.steps) {
       if (audit !== undefined) drifts.push(...(await audit({ uid: this.uid, record: touched })));
     }
     if (this.parts.netnsId(touched.netns) !== this.#netnsId) drifts.push('the network namespace is another');
-    if (drifts.length === 0 || this.#running || this.#touched !== touched) return;
+    if (this.#running || this.#touched !== touched) return false;
+    if (drifts.length === 0) return true;
     this.parts.log.warn({ pod: this.#name, drifts }, 'a pod has drifted; it is enrolled again');
+    this.parts.drifted?.();
     this.#complete = false;
     await this.#run();
+    return true;
   }
 
   stop(): void {
@@ -109,7 +115,11 @@ export class PodTask {
       this.#running = false;
       this.#tried = true;
     }
-    if (this.#aim === undefined && this.#touched === undefined) this.ended();
+    if (this.#aim === undefined && this.#touched === undefined) {
+      this.parts.source.released(this.record);
+      this.ended();
+    }
+    this.rested();
   }
 
   #isThere(): boolean {
@@ -123,16 +133,21 @@ export class PodTask {
     const wanted = this.#wanted;
     const touched = this.#touched;
     if (touched !== undefined && (wanted === undefined || this.#isAnother(touched, wanted))) {
-      const why = this.#aim === undefined ? 'pod deleted' : wanted === undefined ? 'pod left the mesh' : 'pod replaced';
-      return this.#unenrol(touched, why);
+      return this.#unenrol(touched, this.#whyUnenrol(wanted));
     }
     if (wanted === undefined) return undefined;
     if (wanted.netns === '') return 'it has no network namespace yet';
     return this.#enrol(wanted);
   }
 
+  #whyUnenrol(wanted: PodRecord | undefined): string {
+    if (this.#aim === undefined) return 'pod deleted';
+    if (wanted !== undefined) return 'pod replaced';
+    return isAnothers(this.#aim) ? HANDED_ON : 'pod left the mesh';
+  }
+
   async #enrol(record: PodRecord): Promise<string | undefined> {
-    const { steps, source, log, netnsId } = this.parts;
+    const { steps, source, log, netnsId, watch } = this.parts;
     this.#netnsId = netnsId(record.netns);
     if (this.#netnsId === '') return `its network namespace ${record.netns} does not exist`;
     this.#touched = record;
@@ -142,21 +157,25 @@ export class PodTask {
       if (error !== undefined) return `${step.name}: ${error}`;
     }
     this.#complete = true;
+    watch?.add(this.uid, record.netns);
     source.report(record, 'enabled');
     log.info({ pod: this.#name, netns: record.netns, ips: record.ips }, 'pod enrolled');
     return undefined;
   }
 
   async #unenrol(record: PodRecord, why: string): Promise<string | undefined> {
-    const { steps, source, log } = this.parts;
+    const { steps, source, log, watch } = this.parts;
     const pod = { uid: this.uid, record };
     this.#complete = false;
+    watch?.remove(this.uid);
     for (const step of steps.toReversed()) {
+      if (why === HANDED_ON && step.staysInPod === true) continue;
       const error = await attempt(() => step.unenrol(pod, why));
       if (error !== undefined) return `${step.name}: ${error}`;
     }
     this.#touched = undefined;
-    source.report(record, undefined);
+    if (why !== HANDED_ON) source.report(record, undefined);
+    source.released(record);
     log.info({ pod: this.#name, why }, 'pod un-enrolled');
     return undefined;
   }
@@ -181,9 +200,19 @@ export class PodTask {
     const { source, log, clock } = this.parts;
     if (this.#wanted !== undefined) source.report(this.#wanted, `pending: ${error}`);
     const retryInMs = this.#backOff.next();
-    log.warn({ pod: this.#name, error, retryInMs: Math.round(retryInMs) }, 'a pod is not where it should be yet');
+    // Each pod is in this state for a moment before it starts.
+    const isNormal = this.#wanted?.phase === 'Pending' && this.#wanted.netns === '';
+    log[isNormal ? 'debug' : 'warn'](
+      { pod: this.#name, error, retryInMs: Math.round(retryInMs) },
+      'a pod is not where it should be yet',
+    );
     this.#cancelRetry = clock.schedule(retryInMs, () => void this.#run());
   }
+}
+
+/** Captured, but by the agent of another revision. */
+function isAnothers(record: PodRecord): boolean {
+  return captureOf(record).because === 'other-revision';
 }
 
 /** A step that throws has a bug; the pod's other steps and the other pods go on. */
@@ -199,5 +228,6 @@ function sameRecord(a: PodRecord | undefined, b: PodRecord): boolean {
   return a === b || JSON.stringify(a) === JSON.stringify(b);
 }
 
+const HANDED_ON = 'pod moved to another revision';
 const RETRY_BASE_MS = 100;
 const RETRY_MAX_MS = 5000;

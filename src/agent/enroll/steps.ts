@@ -104,6 +104,7 @@ export function redirectSteps(
   return {
     redirection: {
       name: 'redirection',
+      staysInPod: true,
       enrol: async (pod) => errorOf(await redirector.apply(redirected(pod))),
       unenrol: async (pod) => errorOf(await redirector.release(redirected(pod))),
       async audit(pod) {
@@ -113,10 +114,35 @@ export function redirectSteps(
     },
     translation: {
       name: 'translation',
+      staysInPod: true,
       enrol: async () => undefined,
       unenrol: async (pod) => errorOf(await redirector.remove(redirected(pod))),
     },
   };
+}
+
+/** The node's own rules know it: its health probes reach it, and what leaves it untunnelled is held. */
+export function guardStep(guard: PodGuard): EnrolmentStep {
+  return {
+    name: 'guard',
+    async enrol({ uid, record }) {
+      const result = await guard.put(uid, { ips: record.ips, nameservers: record.nameservers });
+      return result.ok ? undefined : result.error;
+    },
+    async unenrol({ uid }) {
+      const result = await guard.remove(uid);
+      return result.ok ? undefined : result.error;
+    },
+  };
+}
+
+/** The part of the node's rules that enrolment needs. */
+export interface PodGuard {
+  put(
+    uid: string,
+    pod: { readonly ips: readonly string[]; readonly nameservers: readonly string[] },
+  ): Promise<Result<void>>;
+  remove(uid: string): Promise<Result<void>>;
 }
 
 /** The part of the DNS proxy that enrolment needs. */

@@ -6,7 +6,7 @@ import { DEFAULT_REDIRECT_PORTS, type RedirectedPod, type Redirector, type Redir
 import { captureRuleset, releaseRuleset, removalRuleset, TABLE } from './ruleset.js';
 
 export interface NftRedirectorOptions {
-  tools: Pick<NetnsTools, 'addRouting' | 'removeRouting'>;
+  tools: Pick<NetnsTools, 'addRouting' | 'removeRouting' | 'ensureRouting'>;
   ports?: RedirectPorts;
   run?: Run;
 }
@@ -56,14 +56,17 @@ export class NftRedirector implements Redirector {
   async audit(pod: RedirectedPod): Promise<Result<readonly string[]>> {
     const wanted = this.#applied.get(pod.netns);
     if (wanted === undefined) return ok([`pod ${pod.name}: redirection was not set by this agent yet`]);
+    const routing = this.#tools.ensureRouting(pod.netns, routingOf(pod));
+    if (!routing.ok) return err(`pod ${pod.name}: policy routing cannot be looked after: ${routing.error}`);
+    const unrouted = routing.missing ? [`pod ${pod.name}: policy routing was gone; it is back`] : [];
     const tables = await this.#nft(pod, ['list', 'tables', 'inet']);
     if (!tables.ok) return err(`pod ${pod.name}: redirection cannot be read: ${tables.error}`);
     if (!tables.value.split('\n').includes(`table inet ${TABLE}`)) {
-      return ok([`pod ${pod.name}: the table inet ${TABLE} is gone`]);
+      return ok([`pod ${pod.name}: the table inet ${TABLE} is gone`, ...unrouted]);
     }
     const listed = await this.#nft(pod, LIST);
     if (!listed.ok) return err(`pod ${pod.name}: redirection cannot be read: ${listed.error}`);
-    return ok(differences(wanted, listed.value).map((line) => `pod ${pod.name}: ${line}`));
+    return ok([...differences(wanted, listed.value).map((line) => `pod ${pod.name}: ${line}`), ...unrouted]);
   }
 
   #nft(pod: RedirectedPod, args: readonly string[], input = ''): Promise<Result<string>> {

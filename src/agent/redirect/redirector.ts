@@ -16,7 +16,7 @@ export interface Redirector {
   remove(pod: RedirectedPod): Promise<Result<void>>;
   /**
    * What differs from what this process's last `apply` left, one sentence each; empty when nothing does. A pod that was
-   * never applied is reported as such. Looks at the rules, not at the policy routing (which `apply` re-asserts).
+   * never applied is reported as such. Policy routing that was missing is put back at once, and reported.
    */
   audit(pod: RedirectedPod): Promise<Result<readonly string[]>>;
 }

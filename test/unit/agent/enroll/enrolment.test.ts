@@ -32,6 +32,7 @@ async function setUp(leftovers: readonly string[] = []) {
   const drifted: string[] = [];
   const reports = new Map<string, string>();
   const netnsIds = new Map<string, string>();
+  const released: string[] = [];
   const step = (name: string): EnrolmentStep => ({
     name,
     async enrol({ record }) {
@@ -54,6 +55,7 @@ async function setUp(leftovers: readonly string[] = []) {
       else reports.set(record.name, redirection);
     },
     wasRedirected: (record) => leftovers.includes(record.name),
+    released: (record) => released.push(record.name),
     close: () => undefined,
   };
   const enrolment = new Enrolment({
@@ -73,6 +75,7 @@ async function setUp(leftovers: readonly string[] = []) {
     drifted,
     reports,
     netnsIds,
+    released,
     /** Shows the list, and what was done since the last time. */
     async show(...pods: PodRecord[]): Promise<string[]> {
       list(pods);

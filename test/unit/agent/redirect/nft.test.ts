@@ -7,7 +7,7 @@ import { err, ok } from '../../../../src/lib/result.js';
 const pod: RedirectedPod = { name: 'shop/web', netns: '/proc/self/ns/net', ipv6: true, nameservers: [] };
 const gone: RedirectedPod = { ...pod, netns: '/proc/self/ns/no-such' };
 
-function rig(answers: { listing?: () => string; failOn?: string; routing?: string } = {}) {
+function rig(answers: { listing?: () => string; failOn?: string; routing?: string; missing?: boolean } = {}) {
   const calls: string[] = [];
   const run: Run = async (command, args) => {
     const line = [command, ...args].join(' ');
@@ -20,7 +20,11 @@ function rig(answers: { listing?: () => string; failOn?: string; routing?: strin
     calls.push(name);
     return { ok: answers.routing === undefined, error: answers.routing ?? '' };
   };
-  const tools = { addRouting: border('add routing'), removeRouting: border('remove routing') };
+  const tools = {
+    addRouting: border('add routing'),
+    removeRouting: border('remove routing'),
+    ensureRouting: () => ({ ok: true, error: '', missing: answers.missing ?? false }),
+  };
   return { calls, redirector: new NftRedirector({ tools, run }) };
 }
 
