@@ -75,6 +75,12 @@ export function chainsTo(
   );
 }
 
+/** Whether it is its own issuer, as roots are. */
+export function isSelfSigned({ der, publicKey }: Certificate): boolean {
+  const certificate = new X509Certificate(der);
+  return certificate.checkIssued(certificate) && certificate.verify(publicKey);
+}
+
 /** SHA-1 over the bits of the public key, the customary identifier. */
 export function keyIdentifier(publicKey: KeyObject): Buffer {
   const spki = publicKey.export({ format: 'der', type: 'spki' });

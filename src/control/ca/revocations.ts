@@ -200,6 +200,15 @@ export class Revocations {
   }
 }
 
+/** The lists in a state, as they stand; empty when it is none. */
+export function listsIn(text: string): string {
+  try {
+    return listsOf(parseState(text));
+  } catch {
+    return '';
+  }
+}
+
 function listsOf({ lists }: State): string {
   return lists.map(({ pem }) => pem).join('');
 }

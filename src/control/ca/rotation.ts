@@ -1,5 +1,5 @@
 import { createPrivateKey, createPublicKey, generateKeyPairSync } from 'node:crypto';
-import { chainsTo, parseCertificate } from '../../identity/certificate.js';
+import { isSelfSigned, parseCertificate } from '../../identity/certificate.js';
 import { type Issuer, issueIntermediate, issueRoot } from '../../identity/issue.js';
 import { err, ok, type Result } from '../../lib/result.js';
 import type { SigningMaterial } from './signing-material.js';
@@ -60,9 +60,8 @@ export function importedCa(root: KeyPair, context: RotationContext): CaState {
   if (!certificate.publicKey.equals(createPublicKey(privateKey))) {
     throw new Error('ca-key.pem is not the key of ca-cert.pem');
   }
-  if (!chainsTo(certificate, [], [certificate], new Date(context.nowMs))) {
-    throw new Error('ca-cert.pem is no root that is valid now');
-  }
+  if (!isSelfSigned(certificate)) throw new Error('ca-cert.pem is no root');
+  if (context.nowMs >= certificate.notAfter.getTime()) throw new Error('ca-cert.pem has ended');
   return { phase: 'stable', root, intermediate: makeIntermediate(root, context) };
 }
 

@@ -2,6 +2,7 @@ import type { Certificate } from '../../identity/certificate.js';
 import type { Clock } from '../../lib/clock.js';
 import { err, ok, type Result } from '../../lib/result.js';
 import type { Logger } from '../../telemetry/log.js';
+import type { CaFile } from './ca-files.js';
 import type { Holders } from './holders.js';
 import { Revocations } from './revocations.js';
 import {
@@ -221,6 +222,20 @@ function parseState(text: string): CaState {
   if (version !== 1 || !(state.phase in NEXT_STEP)) throw new Error('it is of an unknown version or phase');
   materialOf(state);
   return state;
+}
+
+/** What a state means to whoever knows the files of a CA only. */
+export function caFilesOf(text: string): Readonly<Partial<Record<CaFile, string>>> {
+  const state = parseState(text);
+  const { certificate, privateKey } = state.intermediate;
+  return {
+    'ca-cert.pem': certificate,
+    'ca-key.pem': privateKey,
+    'cert-chain.pem': certificate,
+    'root-cert.pem': materialOf(state)
+      .roots.map(({ pem }) => pem)
+      .join(''),
+  };
 }
 
 function waitsUntilMs(state: CaState): number {

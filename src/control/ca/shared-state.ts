@@ -125,8 +125,12 @@ export class SharedState<T> {
       this.#take(this.#version.text, this.#version);
       return;
     }
-    if (found.text === this.#version?.text) this.#version = found;
-    else this.#take(found.text, found);
+    if (found.text !== this.#version?.text) {
+      this.#take(found.text, found);
+      return;
+    }
+    this.#version = found;
+    this.#error = '';
   }
 
   #take(text: string, version: Version): void {
