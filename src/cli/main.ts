@@ -3,6 +3,8 @@ import { Command } from 'commander';
 /** Loaded only when named (or for help): an agent's memory has no room for what it does not use. */
 const commands: Record<string, () => Promise<(program: Command) => void>> = {
   lab: async () => (await import('./lab.js')).registerLab,
+  install: async () => (await import('./install.js')).registerInstall,
+  upgrade: async () => (await import('./install.js')).registerUpgrade,
   explain: async () => (await import('./explain.js')).registerExplain,
   agent: async () => (await import('./agent.js')).registerAgent,
   'control-plane': async () => (await import('./control-plane.js')).registerControlPlane,

@@ -14,6 +14,13 @@ export const RESOURCES = {
   Lease: of('coordination.k8s.io', 'v1', 'leases', 'Lease'),
   DaemonSet: of('apps', 'v1', 'daemonsets', 'DaemonSet'),
   Deployment: of('apps', 'v1', 'deployments', 'Deployment'),
+  Role: rbac('roles', 'Role'),
+  RoleBinding: rbac('rolebindings', 'RoleBinding'),
+  ClusterRole: rbac('clusterroles', 'ClusterRole', false),
+  ClusterRoleBinding: rbac('clusterrolebindings', 'ClusterRoleBinding', false),
+  PodDisruptionBudget: of('policy', 'v1', 'poddisruptionbudgets', 'PodDisruptionBudget'),
+  ValidatingAdmissionPolicy: admission('validatingadmissionpolicies', 'ValidatingAdmissionPolicy'),
+  ValidatingAdmissionPolicyBinding: admission('validatingadmissionpolicybindings', 'ValidatingAdmissionPolicyBinding'),
   NetworkPolicy: of('networking.k8s.io', 'v1', 'networkpolicies', 'NetworkPolicy'),
   CustomResourceDefinition: of(
     'apiextensions.k8s.io',
@@ -22,13 +29,7 @@ export const RESOURCES = {
     'CustomResourceDefinition',
     false,
   ),
-  ValidatingWebhookConfiguration: of(
-    'admissionregistration.k8s.io',
-    'v1',
-    'validatingwebhookconfigurations',
-    'ValidatingWebhookConfiguration',
-    false,
-  ),
+  ValidatingWebhookConfiguration: admission('validatingwebhookconfigurations', 'ValidatingWebhookConfiguration'),
   TokenReview: of('authentication.k8s.io', 'v1', 'tokenreviews', 'TokenReview', false),
   ClusterTrustBundle: of('certificates.k8s.io', 'v1beta1', 'clustertrustbundles', 'ClusterTrustBundle', false),
   ServiceEntry: of('networking.istio.io', 'v1', 'serviceentries', 'ServiceEntry'),
@@ -39,6 +40,14 @@ export const RESOURCES = {
 
 function core(plural: string, kind: string, namespaced = true): Resource {
   return of('', 'v1', plural, kind, namespaced);
+}
+
+function rbac(plural: string, kind: string, namespaced = true): Resource {
+  return of('rbac.authorization.k8s.io', 'v1', plural, kind, namespaced);
+}
+
+function admission(plural: string, kind: string): Resource {
+  return of('admissionregistration.k8s.io', 'v1', plural, kind, false);
 }
 
 function of(group: string, version: string, plural: string, kind: string, namespaced = true): Resource {

@@ -42,13 +42,13 @@ export class Templates {
       case 'value':
         return print(value);
       case 'if':
-        return this.#render(isTrue(value) ? node.then : node.otherwise, scope);
+        return this.#render(isTrue(value) ? node.body : node.otherwise, scope);
       case 'with':
-        return isTrue(value) ? this.#render(node.then, { ...scope, dot: value }) : this.#render(node.otherwise, scope);
+        return isTrue(value) ? this.#render(node.body, { ...scope, dot: value }) : this.#render(node.otherwise, scope);
       case 'range': {
         if (!Array.isArray(value)) throw new Error('range goes over lists only');
         if (value.length === 0) return this.#render(node.otherwise, scope);
-        return value.map((dot: unknown) => this.#render(node.then, { ...scope, dot })).join('');
+        return value.map((dot: unknown) => this.#render(node.body, { ...scope, dot })).join('');
       }
     }
   }

@@ -7,7 +7,7 @@ export type Node =
   | {
       readonly kind: 'if' | 'with' | 'range';
       readonly of: Expression;
-      readonly then: readonly Node[];
+      readonly body: readonly Node[];
       readonly otherwise: readonly Node[];
     };
 
@@ -62,7 +62,7 @@ class Reader {
       case 'if':
       case 'with':
       case 'range':
-        return { kind: action, of: parseExpression(rest), then: this.nodes(['else', 'end']), otherwise: this.#else() };
+        return { kind: action, of: parseExpression(rest), body: this.nodes(['else', 'end']), otherwise: this.#else() };
       case 'define':
         this.defined.set(JSON.parse(rest) as string, this.nodes(['end']));
         this.#at++;
@@ -78,7 +78,7 @@ class Reader {
     if (token?.action !== 'else') return [];
     if (token.rest.startsWith('if ')) {
       const of = parseExpression(token.rest.slice(3));
-      return [{ kind: 'if', of, then: this.nodes(['else', 'end']), otherwise: this.#else() }];
+      return [{ kind: 'if', of, body: this.nodes(['else', 'end']), otherwise: this.#else() }];
     }
     const nodes = this.nodes(['end']);
     this.#at++;
