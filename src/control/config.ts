@@ -34,6 +34,12 @@ export interface ControlPlaneConfig {
     readonly workloadTtlSeconds: number;
   };
   readonly auth: { readonly issuers: readonly Issuer[] };
+  readonly webhook: {
+    /** Where the API server asks whether an object is good, on all addresses; 0 serves nowhere. */
+    readonly port: number;
+    /** What is to become of objects while no replica answers, once the webhook is known to be reached. */
+    readonly failurePolicy: 'Fail' | 'Ignore';
+  };
   readonly logLevel: LogLevel;
 }
 
@@ -70,7 +76,7 @@ export function parseConfig(text: string): Result<ControlPlaneConfig, readonly s
   if (!yaml.ok) return yaml;
   const root = new ConfigReader(yaml.value ?? {});
   const [source, listen, admin] = [root.object('source'), root.object('listen'), root.object('admin')];
-  const [ca, auth] = [root.object('ca'), root.object('auth')];
+  const [ca, auth, webhook] = [root.object('ca'), root.object('auth'), root.object('webhook')];
   const config: ControlPlaneConfig = {
     source: readSource(source),
     kubernetes: readApiServer(root),
@@ -92,9 +98,10 @@ export function parseConfig(text: string): Result<ControlPlaneConfig, readonly s
       workloadTtlSeconds: ca.number('workloadTtlSeconds', 86_400, 1, MAX_TTL_SECONDS),
     },
     auth: { issuers: auth.objects('issuers').map(readIssuer) },
+    webhook: { port: webhook.port('port', 0), failurePolicy: readFailurePolicy(webhook) },
     logLevel: readLogLevel(root),
   };
-  for (const reader of [source, listen, admin, ca, auth, root]) reader.end();
+  for (const reader of [source, listen, admin, ca, auth, webhook, root]) reader.end();
   return root.problems.length > 0 ? err(root.problems) : ok(config);
 }
 
@@ -114,6 +121,13 @@ function readSource(reader: ConfigReader): SourceConfig {
     );
   }
   return kubernetes ? { kubernetes } : { directory };
+}
+
+function readFailurePolicy(reader: ConfigReader): 'Fail' | 'Ignore' {
+  const text = reader.text('failurePolicy', 'Fail');
+  if (text !== 'Fail' && text !== 'Ignore')
+    reader.problems.push(`webhook.failurePolicy is "${text}", neither Fail nor Ignore`);
+  return text === 'Ignore' ? text : 'Fail';
 }
 
 function readIssuer(reader: ConfigReader): Issuer {

@@ -23,6 +23,7 @@ import { makeInputs } from './inputs/inputs.js';
 import { deriveMesh } from './mesh/mesh.js';
 import { pushMesh } from './push/push.js';
 import { registryPage, statusPage } from './status-page.js';
+import { serveWebhook } from './validate/webhook-server.js';
 
 export interface ControlPlane {
   /** Where it really listens; differs from the configuration where that says port 0. */
@@ -116,6 +117,17 @@ export async function buildControlPlane(config: ControlPlaneConfig, clock: Clock
     tls: await server.listen(tls, certificate.credentials),
     plaintext: plaintext === undefined ? undefined : await openServer.listen(plaintext),
   };
+
+  if (config.webhook.port > 0) {
+    const webhook = await serveWebhook({
+      port: config.webhook.port,
+      credentials: certificate.credentials,
+      facts: () => (isLoaded ? mesh.facts : undefined),
+      log: logger('webhook'),
+      metrics,
+    });
+    built.defer(() => webhook.close());
+  }
 
   const admin = await serveAdmin(
     {

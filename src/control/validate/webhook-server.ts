@@ -45,7 +45,12 @@ export async function serveWebhook(options: WebhookOptions): Promise<WebhookServ
   const count = counters(options.metrics);
   const held = { bytes: 0 };
   const server = createServer(
-    { ...tlsOf(credentials.identity), maxHeaderSize: MAX_HEADER_BYTES },
+    {
+      ...tlsOf(credentials.identity),
+      maxHeaderSize: MAX_HEADER_BYTES,
+      handshakeTimeout: limits.requestMs,
+      connectionsCheckingInterval: Math.min(limits.requestMs, CHECK_INTERVAL_MS),
+    },
     (request, response) => {
       void respond(request, response).catch((error: unknown) => {
         count.turnedAway('failed');
@@ -203,6 +208,7 @@ export const WEBHOOK_LIMITS: WebhookLimits = {
 const PATH = '/validate';
 const MAX_HEADER_BYTES = 16 * 1024;
 const KEEP_ALIVE_MS = 90_000;
+const CHECK_INTERVAL_MS = 1_000;
 const JUDGED: ReadonlySet<string> = new Set([
   'networking.istio.io/ServiceEntry',
   'networking.istio.io/WorkloadEntry',

@@ -175,9 +175,16 @@ export class Fields {
   #list(name: string): readonly unknown[] {
     const value = this.#field(name);
     if (value === undefined) return [];
-    if (Array.isArray(value)) return value as unknown[];
-    this.problem(name, `is ${describe(value)} where a list is expected`);
-    return [];
+    if (!Array.isArray(value)) {
+      this.problem(name, `is ${describe(value)} where a list is expected`);
+      return [];
+    }
+    if (value.length > MAX_ELEMENTS) {
+      this.problem(name, `has ${value.length} entries, more than ${MAX_ELEMENTS}`);
+      return [];
+    }
+    // Enough is known: the rest would only take time.
+    return this.problems.length < MAX_PROBLEMS ? (value as unknown[]) : [];
   }
 
   /** Asked right after the field was read. */
@@ -206,3 +213,4 @@ const NOTHING: Readonly<Record<string, string>> = Object.freeze({});
 const MAX_PORT = 65_535;
 const MAX_QUOTED = 100;
 const MAX_PROBLEMS = 1_000;
+const MAX_ELEMENTS = 16_384;
