@@ -25,6 +25,25 @@ bench: build
 	bin/prerequisites test
 	$(NODE) --enable-source-maps dist/test/bench/main.js $(PEER)
 
+# A Kubernetes cluster that stays: NODES=2 PROXY=nftables CLUSTER=meltemi; the last line is its KUBECONFIG. docs/cluster.md
+CLUSTERS := $(NODE) --enable-source-maps dist/test/cluster/harness/main.js
+export CLUSTER NODES PROXY TAINTS
+
+cluster: dist/.built
+	@bin/prerequisites cluster
+	@$(CLUSTERS) up
+
+# TAR is a docker-archive, or several.
+cluster-load: dist/.built
+	@$(CLUSTERS) load $(TAR)
+
+cluster-down: dist/.built
+	@$(CLUSTERS) down
+
+test-cluster: build
+	bin/prerequisites test
+	$(NODE) --enable-source-maps dist/test/run.js cluster
+
 lint: node_modules/.installed
 	biome check .
 	cd native && cargo fmt --check && cargo clippy --all-targets --quiet -- -D warnings

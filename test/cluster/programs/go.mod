@@ -1,0 +1,3 @@
+module meltemi/test/cluster/programs
+
+go 1.24
