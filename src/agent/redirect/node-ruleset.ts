@@ -45,6 +45,7 @@ export function nodeRuleset(table: string, hbonePort: number, facts: Partial<Nod
         'names are asked for without a tunnel',
       ),
     ),
+    ...tunnels('inet', table, hbonePort),
     rule(`inet ${table} guard ct direction reply accept`, 'answers go to whoever asked, without a tunnel if need be'),
     rule(
       `inet ${table} guard ct state untracked tcp flags & (syn | ack) != syn accept`,
@@ -52,7 +53,7 @@ export function nodeRuleset(table: string, hbonePort: number, facts: Partial<Nod
     ),
     ...FAMILIES.map((family) =>
       rule(
-        `inet ${table} guard ${family.word} saddr @captured-${family.word} ${family.word} daddr @mesh-${family.word} tcp sport != ${hbonePort} tcp dport != ${hbonePort} counter name held reject with tcp reset`,
+        `inet ${table} guard ${family.word} saddr @captured-${family.word} ${family.word} daddr @mesh-${family.word} meta l4proto tcp counter name held reject with tcp reset`,
         'from a captured pod to the mesh there is nothing but tunnels',
       ),
     ),
@@ -68,9 +69,10 @@ export function bridgeRuleset(table: string, hbonePort: number, facts: Partial<N
     ...setOf('bridge', table, 'local', facts.local),
     ...replaceChain('bridge', table, 'guard', 'type filter hook prerouting priority -300; policy accept;'),
     ...FAMILIES.map((family) => spoofed('bridge', table, family, '')),
+    ...tunnels('bridge', table, hbonePort),
     ...FAMILIES.map((family) =>
       rule(
-        `bridge ${table} guard ${family.word} saddr @local-${family.word} ${family.word} daddr @local-${family.word} tcp sport != ${hbonePort} tcp dport != ${hbonePort} counter name held drop`,
+        `bridge ${table} guard ${family.word} saddr @local-${family.word} ${family.word} daddr @local-${family.word} meta l4proto tcp counter name held drop`,
         'between captured pods there is nothing but tunnels',
       ),
     ),
@@ -127,6 +129,13 @@ function spoofed(family: 'inet' | 'bridge', table: string, { word, probeSource }
   return rule(
     `${family} ${table} guard ${from}${word} saddr ${probeSource} counter name spoofed drop`,
     'the address of health probes is not to be had from outside',
+  );
+}
+
+/** Rules of their own: nft 1.0.6 makes of two unequal ports in one rule that not both may be equal. */
+function tunnels(family: 'inet' | 'bridge', table: string, hbonePort: number): readonly string[] {
+  return ['dport', 'sport'].map((port) =>
+    rule(`${family} ${table} guard tcp ${port} ${hbonePort} accept`, 'tunnels may go anywhere'),
   );
 }
 
