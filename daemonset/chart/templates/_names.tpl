@@ -45,6 +45,7 @@ auth:
     audience: istio-ca
 webhook:
   port: {{ if .Values.webhook.enabled }}15017{{ else }}0{{ end }}
+  failurePolicy: {{ .Values.webhook.failurePolicy }}
 leaderElection: true
 {{- end -}}
 
