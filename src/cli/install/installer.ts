@@ -87,10 +87,15 @@ export function revisionOf(values: Values): string {
 async function ensureNamespace(api: KubeApi, { namespace, dryRun, say }: InstallOptions): Promise<boolean> {
   if ((await api.get(RESOURCES.Namespace, { name: namespace })) !== undefined) return false;
   say(`Namespace ${namespace}: ${dryRun ? 'would be created' : 'created'}`);
+  if (!dryRun) await createNamespace(api, namespace);
+  return true;
+}
+
+/** In which privileged pods may run, and which we remove again. */
+export async function createNamespace(api: KubeApi, namespace: string): Promise<void> {
   const labels = { 'pod-security.kubernetes.io/enforce': 'privileged' };
   const metadata = { name: namespace, labels, annotations: { [CREATED_BY]: 'meltemi install' } };
-  if (!dryRun) await api.create(RESOURCES.Namespace, { metadata });
-  return true;
+  await api.create(RESOURCES.Namespace, { metadata });
 }
 
 /** What Helm put in belongs to Helm: its next upgrade would undo what we do, or fail over it. */
