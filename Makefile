@@ -7,7 +7,7 @@ CNI := native/target/meltemi-cni
 RUST := $(shell find native -name target -prune -o \( -name '*.rs' -o -name Cargo.toml \) -print) native/Cargo.lock
 TS := $(shell find src test -name '*.ts')
 
-.PHONY: build demo test bench lint format generate fuzz image crds chart clean
+.PHONY: build demo test bench bench-control-plane lint format generate fuzz image crds chart clean
 
 build: dist/.built $(ADDON) $(CNI)
 
@@ -24,6 +24,10 @@ test: build
 bench: build
 	bin/prerequisites test
 	$(NODE) --enable-source-maps dist/test/bench/main.js $(PEER)
+
+# Churn, snapshots and memory with 10,000 pods on a real API server. QUICK=1 is shorter: make bench-control-plane QUICK=1
+bench-control-plane: dist/.built
+	$(NODE) --enable-source-maps dist/test/bench/control-plane/main.js $(if $(QUICK),--quick)
 
 # A Kubernetes cluster that stays: NODES=2 PROXY=nftables CLUSTER=meltemi; the last line is its KUBECONFIG. docs/cluster.md
 CLUSTERS := $(NODE) --enable-source-maps dist/test/cluster/harness/main.js

@@ -1,7 +1,7 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
-import { parseConfig, readConfig } from '../../../src/control/config.js';
+import { needsApiServer, parseConfig, readConfig } from '../../../src/control/config.js';
 
 const minimal = 'source: { directory: /m }\nca: { directory: /ca }\n';
 
@@ -21,7 +21,10 @@ t.test('has a default for everything but the directories', async (t) => {
       listen: { tls: { ip: '0.0.0.0', port: 15012 }, plaintext: undefined },
       admin: { socket: undefined, port: 15014 },
       ca: { directory: '/ca', cacerts: undefined, workloadTtlSeconds: 86_400 },
-      auth: { issuers: [] },
+      revision: '',
+      leaderElection: true,
+      auth: { issuers: [], tokenReview: undefined },
+      webhook: { port: 0, failurePolicy: 'Fail' },
       logLevel: 'info',
     },
   });
@@ -57,6 +60,51 @@ logLevel: debug
       logLevel: 'debug',
     },
   });
+});
+
+t.test('the source is a directory or the API server, not both', async (t) => {
+  const ca = 'ca: { directory: /ca }\n';
+  t.match(parseConfig(`source: { kubernetes: true }\n${ca}`), { ok: true, value: { source: { kubernetes: true } } });
+  t.match(parseConfig(`source: { kubernetes: true, directory: /m }\n${ca}`), { ok: false, error: [/both/] });
+  t.match(parseConfig(`source: { kubernetes: false }\n${ca}`), { ok: false, error: [/directory is missing/] });
+  t.match(
+    parseConfig(`source: { kubernetes: true }\nkubernetes: { server: "https://a:1", token: /t, ca: /c }\n${ca}`),
+    { ok: true, value: { kubernetes: { server: 'https://a:1', token: '/t', ca: '/c' } } },
+  );
+  t.match(parseConfig(`source: { kubernetes: true }\nkubernetes: { server: "a b" }\n${ca}`), {
+    ok: false,
+    error: [/kubernetes\.server is "a b", no URL/],
+  });
+});
+
+t.test('in a cluster the CA is in Secrets and tokens are judged by the API server', async (t) => {
+  const parsed = parseConfig(`
+source: { kubernetes: true }
+ca: { secret: true }
+auth: { tokenReview: {} }
+revision: canary-1
+leaderElection: false
+`);
+  t.match(parsed, {
+    ok: true,
+    value: {
+      ca: { secret: true, workloadTtlSeconds: 86_400 },
+      auth: { issuers: [], tokenReview: { audience: 'istio-ca' } },
+      revision: 'canary-1',
+      leaderElection: false,
+    },
+  });
+  t.ok(parsed.ok && needsApiServer(parsed.value));
+  for (const [text, problem] of [
+    ['ca: { secret: true, directory: /ca }', 'ca has both a directory and secret: true'],
+    ['ca: { secret: true, cacerts: /x }', 'ca.cacerts is a folder'],
+    ['ca: { secret: false }', 'ca.directory is missing (or say secret: true)'],
+    ['ca: { secret: true }\nrevision: "A b"', 'revision is "A b"'],
+    ['ca: { secret: true }\nauth: { tokenReview: { issuer: x } }', 'auth.tokenReview.issuer is no setting'],
+  ] as const) {
+    const bad = parseConfig(`source: { kubernetes: true }\n${text}\n`);
+    t.ok(!bad.ok && bad.error.some((each) => each.startsWith(problem)), `${text}: ${JSON.stringify(bad)}`);
+  }
 });
 
 t.test('names all mistakes at once, unknown settings too', async (t) => {
