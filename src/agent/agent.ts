@@ -17,6 +17,7 @@ import { adminRoutes, metricsRoutes, readinessRoutes } from './admin/routes.js';
 import { Authority } from './certs/authority.js';
 import { Certificates } from './certs/certificates.js';
 import { Trust } from './certs/trust.js';
+import type { NodeCni } from './cni/node-cni.js';
 import type { AgentConfig, Upstream } from './config.js';
 import { readIfThere } from './credentials.js';
 import type { Dataplane } from './dataplane/dataplane.js';
@@ -45,6 +46,8 @@ export interface AgentParts {
   /** Rules on the node's side of its pods, where they are wanted. */
   readonly guard: NodeGuard | undefined;
   readonly pods: PodSource;
+  /** Makes the agent's side of the CNI, where pods wait for their enrolment. */
+  readonly cni: ((enrolment: Enrolment, metrics: MetricsRegistry) => NodeCni) | undefined;
   /** Makes the DNS proxy, unless it is switched off. */
   readonly dns: ((source: DnsSource) => DnsProxy) | undefined;
   readonly clock: Clock;
@@ -71,6 +74,7 @@ export class Agent {
   readonly #meshAddresses: MeshAddresses;
   readonly #netnsWatch: NetnsWatch;
   readonly #enrolment: Enrolment;
+  readonly #cni: NodeCni | undefined;
   readonly #servers: Server[] = [];
   readonly #tasks: Readonly<Record<'dataplane' | 'roots' | 'xds' | 'dns', () => void>>;
   #xds: AdsClient | undefined;
@@ -132,8 +136,10 @@ export class Agent {
     this.#meshAddresses = new MeshAddresses(this.#store, config.network);
     this.#netnsWatch = new parts.netns.NetnsWatch((uid) => this.#enrolment.suspect(uid));
     this.#enrolment = this.#makeEnrolment();
+    this.#cni = parts.cni?.(this.#enrolment, this.#registry);
     this.#readiness.condition('pods-snapshot', () => this.#enrolment.settled);
     this.#readiness.condition('certificates', () => this.#certificates.missing().length === 0);
+    this.#readiness.problem('cni-plugin', () => this.#cni?.problem ?? '');
     this.#declareMetrics();
   }
 
@@ -207,6 +213,7 @@ export class Agent {
     await this.#dns?.start();
     this.#tasks.dns();
     await this.#enrolment.start();
+    await this.#cni?.start();
     this.#handedOver = this.#offerListeners();
   }
 
@@ -217,6 +224,7 @@ export class Agent {
   async stop(): Promise<void> {
     const { dataplane, config, clock } = this.parts;
     this.#log.info('shutting down; pods stay redirected');
+    this.#cni?.close();
     this.#enrolment.close();
     this.#netnsWatch.close();
     this.parts.guard?.close();
@@ -253,6 +261,7 @@ export class Agent {
     }
     this.#log.info('a successor has taken over; connections under way go on here');
     this.#closePages();
+    this.#cni?.close();
     this.#enrolment.close();
     this.#netnsWatch.close();
     this.parts.guard?.close();

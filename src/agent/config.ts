@@ -26,6 +26,8 @@ export interface AgentConfig {
   readonly revision: string;
   /** Path of the node's own network namespace, where probes are let through and plaintext is held; empty for neither. */
   readonly hostNetns: string;
+  /** The plugin that makes pods wait for their enrolment; undefined where there is none. */
+  readonly cni: CniConfig | undefined;
   readonly stateDir: string;
   /** A port of 0 listens nowhere; an empty socket path neither. */
   readonly admin: { readonly socket: string; readonly port: number };
@@ -52,6 +54,19 @@ export type PodsConfig =
       /** Empty in a pod, where the service account tells. */
       readonly server: { readonly address: string; readonly token: string; readonly rootCert: string };
     };
+
+export interface CniConfig {
+  /** Path of the socket, the same in this process and on the node. */
+  readonly socket: string;
+  /** Where the container runtime of the node looks for plugins, and for its network configuration. */
+  readonly binDir: string;
+  readonly confDir: string;
+  /** Their pods start while the agent is away. */
+  readonly exemptNamespaces: readonly string[];
+  /** How long a pod waits for an agent that is away, and for one that is there, before the kubelet tries again. */
+  readonly awaySeconds: number;
+  readonly answerSeconds: number;
+}
 
 /** The control plane as a server. */
 export interface Upstream {
@@ -93,6 +108,7 @@ export function parseAgentConfig(text: string, nodeName = ''): Result<AgentConfi
     pods,
     revision: revision(reader),
     hostNetns: reader.text('hostNetns', pods.from === 'kubernetes' ? '/proc/1/ns/net' : ''),
+    cni: cniConfig(reader, pods),
     stateDir: reader.text('stateDir'),
     admin: { socket: admin.text('socket', ''), port: admin.port('port', 15000) },
     metricsPort: reader.port('metricsPort', 15020),
@@ -122,6 +138,28 @@ function podsConfig(reader: ConfigReader): PodsConfig {
     : { from: 'directory', directory: reader.text('directory') };
   reader.end();
   return config;
+}
+
+/** Exempt are, unless told, those namespaces whose pods are never captured. */
+function cniConfig(parent: ConfigReader, pods: PodsConfig): CniConfig | undefined {
+  const reader = parent.object('cni');
+  const enabled = reader.flag('enabled', false);
+  const excluded = pods.from === 'kubernetes' ? pods.excludedNamespaces : [];
+  const config = {
+    socket: reader.text('socket', '/run/meltemi/cni.sock'),
+    binDir: reader.text('binDir', '/opt/cni/bin'),
+    confDir: reader.text('confDir', '/etc/cni/net.d'),
+    exemptNamespaces: reader.names().includes('exemptNamespaces')
+      ? reader.texts('exemptNamespaces')
+      : [parent.text('rootNamespace', 'istio-system'), ...excluded],
+    awaySeconds: reader.number('awaySeconds', 15, 0, 200),
+    answerSeconds: reader.number('answerSeconds', 30, 0, 200),
+  };
+  reader.end();
+  if (enabled && pods.from !== 'kubernetes') {
+    reader.problems.push('cni.enabled is true without pods.kubernetes: only there does a runtime call it');
+  }
+  return enabled ? config : undefined;
 }
 
 function apiServer(reader: ConfigReader) {

@@ -2,6 +2,7 @@ import { mkdirSync, readFileSync } from 'node:fs';
 import { systemClock } from '../lib/clock.js';
 import { logger, setLevel } from '../telemetry/log.js';
 import { Agent } from './agent.js';
+import { nodeCni } from './cni/node-cni.js';
 import { type AgentConfig, parseAgentConfig } from './config.js';
 import { openNative } from './dataplane/native.js';
 import { DEFAULT_ENGINE_OPTIONS } from './dataplane/options.js';
@@ -24,7 +25,8 @@ export async function runAgent(configPath: string, configText: string): Promise<
   setLevel(given.logLevel);
   const log = logger('agent');
   mkdirSync(given.stateDir, { recursive: true });
-  const { config, pods } = await podsOf(given, new Sandboxes());
+  const sandboxes = new Sandboxes();
+  const { config, pods } = await podsOf(given, sandboxes);
   const { dataplane, netns, releaseMemory } = openNative(config.engine);
   const agent = new Agent({
     config,
@@ -34,6 +36,7 @@ export async function runAgent(configPath: string, configText: string): Promise<
     redirector: new NftRedirector({ tools: netns, ports: redirectPorts(config) }),
     guard: nodeGuard(config),
     pods,
+    cni: config.cni === undefined ? undefined : nodeCni(config, config.cni, sandboxes),
     dns: config.dns.enabled ? (source) => dnsProxy(config, source) : undefined,
     clock: systemClock,
     compact: () => {

@@ -4,6 +4,7 @@
  */
 export class Readiness {
   readonly #done = new Map<string, () => boolean>();
+  readonly #problems = new Map<string, () => string>();
 
   /** Declares a task; call the returned function when it is done. */
   task(name: string): () => void {
@@ -19,8 +20,15 @@ export class Readiness {
     this.#done.set(name, isDone);
   }
 
-  /** Names of what is missing; empty when ready. */
+  /** Declares a task that is done as long as nothing is wrong; `problem` says what is. */
+  problem(name: string, problem: () => string): void {
+    this.#problems.set(name, problem);
+  }
+
+  /** Names of what is missing, with what is wrong where that is known; empty when ready. */
   pending(): string[] {
-    return [...this.#done].filter(([, isDone]) => !isDone()).map(([name]) => name);
+    const missing = [...this.#done].filter(([, isDone]) => !isDone()).map(([name]) => name);
+    const wrong = [...this.#problems].map(([name, problem]) => [name, problem()] as const);
+    return [...missing, ...wrong.filter(([, problem]) => problem !== '').map(([name, why]) => `${name} (${why})`)];
   }
 }

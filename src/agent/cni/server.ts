@@ -48,10 +48,10 @@ export class CniServer {
   }
 
   /** Tells those who wait to ask again, and ends. The path stays: it may be a successor's by now. */
-  async close(): Promise<void> {
+  close(): void {
     this.handler.close();
-    if (!this.#server.listening) return;
-    await new Promise<void>((resolve) => this.#server.close(() => resolve()));
+    this.#server.close();
+    this.handler.parts.clock.schedule(CLOSE_MS, () => this.#server.closeAllConnections());
   }
 
   async #respond(request: IncomingMessage, response: ServerResponse): Promise<void> {
@@ -101,6 +101,8 @@ const MAX_BODY_BYTES = 64 * 1024;
 const MAX_CONNECTIONS = 1024;
 const BACKLOG = 511;
 const REQUEST_TIMEOUT_MS = 10_000;
+/** Answers of a line are written by then. */
+const CLOSE_MS = 1000;
 /** `sun_path` with its closing zero. */
 const MAX_SOCKET_PATH_BYTES = 107;
 /** Not imported: see `src/lib/http-server.ts`. */

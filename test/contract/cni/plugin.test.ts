@@ -117,16 +117,15 @@ t.test('a successor takes the socket over and no pod notices, nor one that waite
   const load = [1, 2].map(async (worker) => {
     for (let i = 0; !done; i += 1) codes.push((await run('ADD', `p${worker}-${i}`)).code);
   });
-  for (let i = 0; i < 10; i += 1) {
+  while (codes.length < 20) {
     const former = agent;
     agent = await listen(async () => ({ captured: true }));
-    await former.close();
+    former.close();
     await delay(20);
   }
   done = true;
   await Promise.all(load);
   t.equal((await waiting).code, 0);
-  t.ok(codes.length >= 10, `${codes.length} pods`);
   t.same([...new Set(codes)], [0]);
   t.same(readdirSync(home), ['cni.sock'], 'no socket is left behind under another name');
 });

@@ -77,3 +77,31 @@ t.test('what is no YAML is told with its line', async (t) => {
   t.equal(parsed.ok, false);
   t.match(parsed.ok ? [] : parsed.error, [/line \d/]);
 });
+
+t.test('the CNI plugin is off unless asked for, and exempts what is never captured', async (t) => {
+  const parse = (more: string) =>
+    parseAgentConfig(`{node: a, xds: {address: "x:1"}, ca: {address: "x:1", rootCert: r}, stateDir: /s, ${more}}`);
+  t.match(parse('pods: {directory: /p}'), { ok: true, value: { cni: undefined } });
+  t.match(parse('pods: {kubernetes: true, excludedNamespaces: [kube-system, infra]}, cni: {enabled: true}'), {
+    value: {
+      cni: {
+        socket: '/run/meltemi/cni.sock',
+        binDir: '/opt/cni/bin',
+        confDir: '/etc/cni/net.d',
+        exemptNamespaces: ['istio-system', 'kube-system', 'infra'],
+        awaySeconds: 15,
+        answerSeconds: 30,
+      },
+    },
+  });
+  t.match(parse('pods: {kubernetes: true}, rootNamespace: m, cni: {enabled: true, exemptNamespaces: []}'), {
+    value: { cni: { exemptNamespaces: [] } },
+  });
+  t.match(parse('pods: {directory: /p}, cni: {enabled: true, awaySeconds: 500, nonsense: 1}'), {
+    error: [
+      'cni.awaySeconds is 500, not a number from 0 to 200',
+      /^cni.nonsense is no setting/,
+      /^cni.enabled is true without pods.kubernetes/,
+    ],
+  });
+});

@@ -16,3 +16,12 @@ t.test('not ready until every task is done, and says which are not', async (t) =
   valid = false;
   t.strictSame(readiness.pending(), ['certificates'], 'a condition can become pending again');
 });
+
+t.test('what is wrong is said where that is known', async (t) => {
+  const readiness = new Readiness();
+  let problem = 'no conflist';
+  readiness.problem('cni-plugin', () => problem);
+  t.strictSame(readiness.pending(), ['cni-plugin (no conflist)']);
+  problem = '';
+  t.strictSame(readiness.pending(), []);
+});
