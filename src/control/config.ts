@@ -15,6 +15,10 @@ export interface ControlPlaneConfig {
   /** Where the API server is, for whatever needs it. */
   readonly kubernetes: InClusterOptions;
   readonly mesh: MeshOptions;
+  /** Tells control planes side by side from each other; empty for the only one. */
+  readonly revision: string;
+  /** Whether one of several control planes is to be elected to write. */
+  readonly leaderElection: boolean;
   readonly listen: {
     readonly tls: Listener;
     /** Off when undefined. */
@@ -26,14 +30,12 @@ export interface ControlPlaneConfig {
     /** Where HTTP is served, on all addresses; 0 serves nowhere. */
     readonly port: number;
   };
-  readonly ca: {
-    /** Where the self-signed root, the intermediates and the bundle are kept. */
-    readonly directory: string;
-    /** A plugged-in CA (ca-cert.pem, ca-key.pem, cert-chain.pem, root-cert.pem); self-signed when undefined. */
-    readonly cacerts: string | undefined;
-    readonly workloadTtlSeconds: number;
+  readonly ca: CaConfig & { readonly workloadTtlSeconds: number };
+  readonly auth: {
+    readonly issuers: readonly Issuer[];
+    /** Tokens of service accounts, judged by the API server; off when undefined. */
+    readonly tokenReview: { readonly audience: string } | undefined;
   };
-  readonly auth: { readonly issuers: readonly Issuer[] };
   readonly webhook: {
     /** Where the API server asks whether an object is good, on all addresses; 0 serves nowhere. */
     readonly port: number;
@@ -42,6 +44,17 @@ export interface ControlPlaneConfig {
   };
   readonly logLevel: LogLevel;
 }
+
+/** Where the CA is kept. */
+export type CaConfig =
+  | {
+      /** Where the self-signed root, the intermediates and the bundle are kept. */
+      readonly directory: string;
+      /** A plugged-in CA (ca-cert.pem, ca-key.pem, cert-chain.pem, root-cert.pem); self-signed when undefined. */
+      readonly cacerts: string | undefined;
+    }
+  /** In Secrets of the root namespace, shared by all control planes. */
+  | { readonly secret: true };
 
 /** What the mesh is derived from: a directory of manifests, or the API server. */
 export type SourceConfig = { readonly directory: string } | { readonly kubernetes: true };
@@ -92,12 +105,13 @@ export function parseConfig(text: string): Result<ControlPlaneConfig, readonly s
       plaintext: readListener(listen, 'plaintext', ''),
     },
     admin: { socket: admin.text('socket', '') || undefined, port: admin.port('port', 15014) },
+    revision: readRevision(root),
+    leaderElection: root.flag('leaderElection', true),
     ca: {
-      directory: ca.text('directory'),
-      cacerts: ca.text('cacerts', '') || undefined,
+      ...readCa(ca),
       workloadTtlSeconds: ca.number('workloadTtlSeconds', 86_400, 1, MAX_TTL_SECONDS),
     },
-    auth: { issuers: auth.objects('issuers').map(readIssuer) },
+    auth: { issuers: auth.objects('issuers').map(readIssuer), tokenReview: readTokenReview(auth) },
     webhook: { port: webhook.port('port', 0), failurePolicy: readFailurePolicy(webhook) },
     logLevel: readLogLevel(root),
   };
@@ -106,8 +120,8 @@ export function parseConfig(text: string): Result<ControlPlaneConfig, readonly s
 }
 
 /** Whether any part of the control plane talks to the API server. */
-export function needsApiServer({ source }: ControlPlaneConfig): boolean {
-  return 'kubernetes' in source;
+export function needsApiServer({ source, ca, auth }: ControlPlaneConfig): boolean {
+  return 'kubernetes' in source || 'secret' in ca || auth.tokenReview !== undefined;
 }
 
 function readSource(reader: ConfigReader): SourceConfig {
@@ -121,6 +135,35 @@ function readSource(reader: ConfigReader): SourceConfig {
     );
   }
   return kubernetes ? { kubernetes } : { directory };
+}
+
+function readCa(reader: ConfigReader): CaConfig {
+  const [directory, cacerts] = [reader.text('directory', ''), reader.text('cacerts', '')];
+  const secret = reader.flag('secret', false);
+  if (secret && directory !== '') {
+    reader.problems.push('ca has both a directory and secret: true; it is kept in one place');
+  } else if (secret && cacerts !== '') {
+    reader.problems.push('ca.cacerts is a folder; with secret: true put its files into the Secret cacerts');
+  } else if (!secret && directory === '') {
+    reader.problems.push('ca.directory is missing (or say secret: true)');
+  }
+  return secret ? { secret } : { directory, cacerts: cacerts || undefined };
+}
+
+function readTokenReview(auth: ConfigReader): { readonly audience: string } | undefined {
+  if (!auth.names().includes('tokenReview')) return undefined;
+  const reader = auth.object('tokenReview');
+  const audience = reader.text('audience', 'istio-ca');
+  reader.end();
+  return { audience };
+}
+
+function readRevision(root: ConfigReader): string {
+  const revision = root.text('revision', '');
+  if (!REVISION.test(revision)) {
+    root.problems.push(`revision is ${JSON.stringify(revision)}, not lower-case letters, digits and dashes, up to 40`);
+  }
+  return revision;
 }
 
 function readFailurePolicy(reader: ConfigReader): 'Fail' | 'Ignore' {
@@ -158,5 +201,7 @@ function readLogLevel(reader: ConfigReader): LogLevel {
   return 'info';
 }
 
+/** It is part of names of objects. */
+const REVISION = /^(?:[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?)?$/;
 /** 90 days. */
 const MAX_TTL_SECONDS = 90 * 86_400;

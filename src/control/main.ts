@@ -1,5 +1,3 @@
-import { createPublicKey, type KeyObject } from 'node:crypto';
-import { readFileSync } from 'node:fs';
 import { Graph } from '../collections/graph.js';
 import { createGrpcServer } from '../grpc/server.js';
 import { inClusterApi } from '../kube/in-cluster.js';
@@ -10,16 +8,13 @@ import { createRegistry } from '../telemetry/metrics.js';
 import { createAdsServer } from '../xds/server.js';
 import { adsServerMetrics } from '../xds/server-metrics.js';
 import { serveAdmin } from './admin.js';
-import { caMetrics } from './ca/ca-metrics.js';
-import { authenticatedBy, createCaService } from './ca/certificate-service.js';
-import { openDirectoryCa } from './ca/directory-ca.js';
-import { JwtVerifier } from './ca/jwt-verifier.js';
+import { authenticatedBy } from './ca/certificate-service.js';
 import { caRoutes } from './ca/routes.js';
-import { ServerCertificate } from './ca/server-certificate.js';
-import type { TokenVerifier } from './ca/token-verifier.js';
 import { type ControlPlaneConfig, needsApiServer } from './config.js';
+import { buildIdentity } from './identity.js';
 import { inputSource } from './inputs/input-source.js';
 import { makeInputs } from './inputs/inputs.js';
+import { makeLeader } from './leader/make-leader.js';
 import { deriveMesh } from './mesh/mesh.js';
 import { pushMesh } from './push/push.js';
 import { registryPage, statusPage } from './status-page.js';
@@ -43,7 +38,6 @@ export async function buildControlPlane(config: ControlPlaneConfig, clock: Clock
   setLevel(config.logLevel);
   const log = logger('control');
   const metrics = createRegistry({ processMetrics: true });
-  const { trustDomain, rootNamespace } = config.mesh;
 
   // What is: inputs, the mesh that follows from them, and what agents are told of it.
   const graph = new Graph((message, error) => log.error({ error }, `a bug: ${message}`));
@@ -60,46 +54,18 @@ export async function buildControlPlane(config: ControlPlaneConfig, clock: Clock
   const source = inputSource(config.source, kube, graph, inputs, { clock, log: logger('source'), metrics });
   built.defer(() => source.close());
 
-  // Who may ask: nobody is judged by an input that has not been read yet.
+  // Who may ask, what they get signed, and which of several control planes writes.
   const loaded = Promise.withResolvers<void>();
   let isLoaded = false;
-  const jwt = new JwtVerifier({ issuers: trustedIssuers(config), trustDomain, clock });
-  const verifier: TokenVerifier = { verify: (token) => loaded.promise.then(() => jwt.verify(token)) };
-  if (config.auth.issuers.length === 0) log.warn('auth.issuers is empty: no agent can prove who it is');
-
-  // Certificates: the CA and our own.
-  const caLog = logger('ca');
-  const authority = await openDirectoryCa({
-    directory: config.ca.directory,
-    cacerts: config.ca.cacerts,
-    trustDomain,
-    defaultTtlSeconds: config.ca.workloadTtlSeconds,
-    clock,
-    log: caLog,
-  });
-  built.defer(() => authority.close());
-  const dnsSans = SERVER_NAMES.map((name) => `${name}.${rootNamespace}.svc`);
-  const certificate = new ServerCertificate({ authority, dnsSans, clock, log: caLog });
-  built.defer(() => certificate.close());
-  const ca = createCaService({
-    authority,
-    verifier,
-    rule: {
-      trustDomain,
-      nodeAccounts: new Set(NODE_ACCOUNTS.map((name) => `${rootNamespace}/${name}`)),
-      identitiesOfNode: mesh.identitiesOfNode,
-    },
-    metrics: caMetrics(metrics, {
-      root: () => seconds(authority.material.roots[0]?.notAfter),
-      chain: () => seconds(authority.material.issuer.certificate.notAfter),
-      now: () => clock.now() / 1000,
-    }),
-    log: caLog,
-  });
+  const leader = makeLeader(config, kube, metrics);
+  built.defer(() => leader.close());
+  const identity = await buildIdentity(config, { kube, leader, mesh, loaded: loaded.promise, clock, metrics });
+  built.defer(() => identity.close());
+  const { authority, certificate } = identity;
 
   // The wire. Without TLS there is no CA, and everybody is let in: for tests and for debugging.
   const xdsMetrics = adsServerMetrics(metrics);
-  const ads = createAdsServer(tables, { authenticate: authenticatedBy(verifier), metrics: xdsMetrics, clock });
+  const ads = createAdsServer(tables, { authenticate: authenticatedBy(identity.verifier), metrics: xdsMetrics, clock });
   const openAds = createAdsServer(tables, {
     authenticate: () => loaded.promise.then(() => undefined),
     metrics: { ...xdsMetrics, streams() {} },
@@ -110,7 +76,7 @@ export async function buildControlPlane(config: ControlPlaneConfig, clock: Clock
   built.defer(() => server.close(0));
   built.defer(() => openServer.close(0));
   ads.addTo(server);
-  ca.addTo(server);
+  identity.addTo(server);
   openAds.addTo(openServer);
   const { tls, plaintext } = config.listen;
   const ports = {
@@ -171,29 +137,3 @@ export async function runControlPlane(config: ControlPlaneConfig): Promise<void>
     await controlPlane.close();
   }
 }
-
-function trustedIssuers(config: ControlPlaneConfig) {
-  return config.auth.issuers.map(({ issuer, audience, publicKey }) => ({
-    issuer,
-    audience,
-    publicKey: readPublicKey(publicKey, issuer),
-  }));
-}
-
-function readPublicKey(path: string, issuer: string): KeyObject {
-  try {
-    return createPublicKey(readFileSync(path));
-  } catch (error) {
-    const why = error instanceof Error ? error.message : String(error);
-    throw new Error(`the public key of issuer ${issuer} cannot be read from ${path}: ${why}`);
-  }
-}
-
-function seconds(date: Date | undefined): number {
-  return date === undefined ? 0 : date.getTime() / 1000;
-}
-
-/** What agents look for in our certificate: our own name, and the one that agents of Istio know. */
-const SERVER_NAMES = ['meltemi', 'istiod'];
-/** Service accounts in the root namespace that may ask for the identities of their node's pods. */
-const NODE_ACCOUNTS = ['meltemi-agent', 'ztunnel'];

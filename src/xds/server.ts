@@ -9,7 +9,8 @@ import { AdsServerStream, type StreamStatus } from './server-stream.js';
 
 export interface AdsServerOptions {
   /**
-   * Rejects with the reason when the caller may not listen; the caller learns only that it is unauthenticated. Resolves
+   * Rejects with the reason when the caller may not listen; the caller learns only that it is unauthenticated, or an
+   * `RpcError` itself. Resolves
    * with the time (ms since the epoch) at which its stream is to end, or with nothing: then it may stay.
    */
   readonly authenticate?: (caller: Caller) => Promise<{ readonly untilMs: number } | undefined>;
@@ -60,6 +61,11 @@ export function createAdsServer(sources: readonly ResourceSource[], options: Ads
           const admitted = await options.authenticate?.(stream.caller);
           if (admitted) untilMs = admitted.untilMs;
         } catch (error) {
+          if (error instanceof RpcError) {
+            // Not its fault: it is to come again.
+            stream.end(error);
+            return;
+          }
           metrics.unauthenticated();
           const why = error instanceof Error ? error.message : String(error);
           log.warn({ peer: stream.caller.peer, error: why }, 'stream refused');

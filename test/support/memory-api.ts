@@ -178,11 +178,11 @@ function isSelected(object: ApiObject, { namespace, fieldSelector = '' }: Select
     .split(',')
     .filter((each) => each !== '')
     .every((each) => {
-      const [path = '', value] = each.split('=');
+      const [, path = '', isNot, value] = /^(.*?)(!)?=(.*)$/.exec(each) ?? [];
       const found = path
         .split('.')
         .reduce((at: unknown, part) => (at as Record<string, unknown> | undefined)?.[part], object);
-      return found === value;
+      return (found === value) === (isNot === undefined);
     });
 }
 

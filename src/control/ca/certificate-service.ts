@@ -62,7 +62,7 @@ async function createCertificate(
   if (!principal.ok) return refusal('authentication', principal.error);
   const impersonated = impersonatedIdentity(request);
   if (!impersonated.ok) return refusal('identity', impersonated.error);
-  const identity = authorizedIdentity(principal.value, impersonated.value, rule);
+  const identity = await authorizedIdentity(principal.value, impersonated.value, rule);
   if (!identity.ok) return refusal('authentication', identity.error);
   const csr = parseCsr(request.csr);
   if (!csr.ok) return refusal('csr', csr.error);

@@ -1,6 +1,8 @@
 import { type KeyObject, verify } from 'node:crypto';
 import type { Clock } from '../../lib/clock.js';
 import { err, ok, type Result } from '../../lib/result.js';
+import { jsonObject, unverifiedClaims } from './jwt.js';
+import { isNodeName, parseServiceAccount } from './service-account.js';
 import type { Principal, TokenVerifier } from './token-verifier.js';
 
 /** Whose tokens are believed, for what, and by which key (EC P-256). */
@@ -29,6 +31,12 @@ export class JwtVerifier implements TokenVerifier {
         throw new Error(`the key of issuer ${issuer} is not a public EC P-256 key`);
       }
     }
+  }
+
+  /** Whether a token says that it is by one of these issuers; whether it is shows when it is verified. */
+  knowsIssuer(token: string): boolean {
+    const { iss } = unverifiedClaims(token) ?? {};
+    return this.options.issuers.some(({ issuer }) => issuer === iss);
   }
 
   async verify(token: string): Promise<Result<Principal>> {
@@ -62,25 +70,13 @@ export class JwtVerifier implements TokenVerifier {
     if (nbf !== undefined && (typeof nbf !== 'number' || nowSeconds < nbf - LEEWAY_SECONDS)) {
       return err(`the token is not valid before ${typeof nbf === 'number' ? instant(nbf) : quote(nbf)}`);
     }
-    const account = SUBJECT.exec(typeof sub === 'string' ? sub : '');
-    if (account === null) return err(`the token’s subject ${quote(sub)} is no service account`);
-    if (node !== undefined && (typeof node !== 'string' || !NODE.test(node))) {
+    const account = parseServiceAccount(typeof sub === 'string' ? sub : '');
+    if (account === undefined) return err(`the token’s subject ${quote(sub)} is no service account`);
+    if (node !== undefined && (typeof node !== 'string' || !isNodeName(node))) {
       return err(`the token’s node ${quote(node)} is no node name`);
     }
-    const [, namespace = '', serviceAccount = ''] = account;
-    const identity = { trustDomain: this.options.trustDomain, namespace, serviceAccount };
+    const identity = { trustDomain: this.options.trustDomain, ...account };
     return ok({ identity, node, untilMs: (exp + LEEWAY_SECONDS) * 1000 });
-  }
-}
-
-function jsonObject(part: string): Record<string, unknown> | undefined {
-  try {
-    const value: unknown = JSON.parse(Buffer.from(part, 'base64url').toString('utf8'));
-    return typeof value === 'object' && value !== null && !Array.isArray(value)
-      ? (value as Record<string, unknown>)
-      : undefined;
-  } catch {
-    return undefined;
   }
 }
 
@@ -94,8 +90,5 @@ function quote(value: unknown): string {
 }
 
 const BASE64URL = /^[A-Za-z0-9_-]+$/;
-const LABEL = '[a-z0-9](?:[a-z0-9-]*[a-z0-9])?';
-const SUBJECT = new RegExp(`^system:serviceaccount:(${LABEL}):(${LABEL}(?:\\.${LABEL})*)$`);
-const NODE = new RegExp(`^${LABEL}(?:\\.${LABEL})*$`);
 /** Clocks of nodes differ a little. */
 const LEEWAY_SECONDS = 30;

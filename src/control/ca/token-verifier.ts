@@ -5,13 +5,16 @@ import type { SpiffeId } from '../../model/spiffe-id.js';
 export interface Principal {
   /** Its own identity. */
   readonly identity: SpiffeId;
-  /** The node it runs on, when its proof says so. */
+  /** The node it runs on, when its proof is bound to a pod there. */
   readonly node: string | undefined;
   /** When the proof ends, ms since the epoch: nothing that rests on it may last longer. */
   readonly untilMs: number;
 }
 
-/** Turns a bearer token into a principal. Error: why it is not believed, for our log and never for the caller. */
+/**
+ * Turns a bearer token into a principal. Error: why it is not believed, for our log and never for the caller. Rejects with
+ * an `RpcError` (`UNAVAILABLE`) when that cannot be known now.
+ */
 export interface TokenVerifier {
   verify(token: string): Promise<Result<Principal>>;
 }

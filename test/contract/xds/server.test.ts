@@ -1,4 +1,5 @@
 import t, { type Test } from 'tap';
+import { RpcError, StatusCode } from '../../../src/grpc/status.js';
 import { setLevel } from '../../../src/telemetry/log.js';
 import { createRegistry } from '../../../src/telemetry/metrics.js';
 import { ResourceTable } from '../../../src/xds/resource-table.js';
@@ -264,6 +265,18 @@ t.test('a type that is not served, and a client that proves nothing, end the str
   bad.send({ typeUrl: TYPE });
   await t.rejects(bad.next(), { code: 16, details: 'request authenticate failure' });
   t.match(await registry.render(), 'pilot_xds_authentication_failures_total 1');
+});
+
+t.test('a caller that cannot be judged now is told to come again, and not counted as a stranger', async (t) => {
+  const registry = createRegistry();
+  const { connect } = await setup(t, {
+    metrics: adsServerMetrics(registry),
+    authenticate: () => Promise.reject(new RpcError(StatusCode.UNAVAILABLE, 'tokens cannot be verified now')),
+  });
+  const client = connect();
+  client.send({ typeUrl: TYPE });
+  await t.rejects(client.next(), { code: 14, details: 'tokens cannot be verified now' });
+  t.notMatch(await registry.render(), 'pilot_xds_authentication_failures_total 1');
 });
 
 t.test('more names than the limit end the stream', async (t) => {

@@ -130,7 +130,7 @@ t.test('says what it cannot have, and lets go of what it had', async (t) => {
     message: new RegExp(`cannot listen on 127.0.0.1:${port}`),
   });
   const issuers = [{ issuer: 'x', audience: 'y', publicKey: '/nowhere.pem' }];
-  await t.rejects(buildControlPlane({ ...config, auth: { issuers } }), {
+  await t.rejects(buildControlPlane({ ...config, auth: { issuers, tokenReview: undefined } }), {
     message: /the public key of issuer x cannot be read from \/nowhere.pem/,
   });
 });
@@ -156,7 +156,7 @@ async function setUp(t: Test) {
       listen: { tls: '127.0.0.1:0', plaintext: '127.0.0.1:0' },
       admin: { socket, port: 0 },
       ca: { directory: join(directory, 'ca') },
-      auth: { issuers: [{ issuer: 'lab', publicKey: join(directory, 'lab.pem') }] },
+      auth: { tokenReview: undefined, issuers: [{ issuer: 'lab', publicKey: join(directory, 'lab.pem') }] },
     }),
   );
   if (!parsed.ok) throw new Error(parsed.error.join('\n'));

@@ -15,28 +15,43 @@ const agent = {
 const CART = 'spiffe://cluster.local/ns/shop/sa/cart';
 
 t.test('an agent gets the identity of a live pod on its node', async (t) => {
-  t.same(authorizedIdentity(agent, CART, rule), { ok: true, value: CART });
+  t.same(await authorizedIdentity(agent, CART, rule), { ok: true, value: CART });
 });
 
 t.test('an agent that names nobody gets its own', async (t) => {
-  t.same(authorizedIdentity(agent, undefined, rule), {
+  t.same(await authorizedIdentity(agent, undefined, rule), {
     ok: true,
     value: 'spiffe://cluster.local/ns/istio-system/sa/meltemi-agent',
   });
 });
 
+t.test('of a pod that is too new to be known the rule asks, and asks for none that it refuses anyway', async (t) => {
+  const asked: string[] = [];
+  const lives = async (node: string, { serviceAccount }: { serviceAccount: string }) => {
+    asked.push(`${node} ${serviceAccount}`);
+    return serviceAccount === 'fresh';
+  };
+  const FRESH = 'spiffe://cluster.local/ns/shop/sa/fresh';
+  t.same(await authorizedIdentity(agent, CART, { ...rule, lives }), { ok: true, value: CART });
+  t.same(await authorizedIdentity(agent, FRESH, { ...rule, lives }), { ok: true, value: FRESH });
+  t.match(await authorizedIdentity(agent, 'spiffe://cluster.local/ns/shop/sa/db', { ...rule, lives }), { ok: false });
+  t.match(await authorizedIdentity(agent, 'spiffe://elsewhere/ns/shop/sa/fresh', { ...rule, lives }), { ok: false });
+  t.match(await authorizedIdentity({ ...agent, node: undefined }, FRESH, { ...rule, lives }), { ok: false });
+  t.same(asked, ['node-1 fresh', 'node-1 db']);
+});
+
 t.test('nobody gets the identity of a pod on another node, of another account or of another domain', async (t) => {
-  const refuse = (
+  const refuse = async (
     caller: typeof agent | (Omit<typeof agent, 'node'> & { node: undefined }),
     wanted: string,
     error: RegExp,
-  ) => t.match(authorizedIdentity(caller, wanted, rule), { ok: false, error });
-  refuse(agent, 'spiffe://cluster.local/ns/shop/sa/db', /no live pod on node node-1/);
-  refuse({ ...agent, node: 'node-2' }, CART, /no live pod on node node-2/);
-  refuse({ ...agent, node: undefined }, CART, /names no node/);
-  refuse({ ...agent, identity: { ...agent.identity, serviceAccount: 'cart' } }, CART, /is no node agent/);
-  refuse({ ...agent, identity: { ...agent.identity, namespace: 'shop' } }, CART, /is no node agent/);
-  refuse(agent, 'spiffe://elsewhere/ns/shop/sa/cart', /not of trust domain cluster.local/);
-  refuse(agent, 'spiffe://cluster.local/ns/shop/sa/cart/../db', /is not spiffe:/);
-  refuse(agent, 'cart', /is not spiffe:/);
+  ) => t.match(await authorizedIdentity(caller, wanted, rule), { ok: false, error });
+  await refuse(agent, 'spiffe://cluster.local/ns/shop/sa/db', /no live pod on node node-1/);
+  await refuse({ ...agent, node: 'node-2' }, CART, /no live pod on node node-2/);
+  await refuse({ ...agent, node: undefined }, CART, /bound to no pod on a node/);
+  await refuse({ ...agent, identity: { ...agent.identity, serviceAccount: 'cart' } }, CART, /is no node agent/);
+  await refuse({ ...agent, identity: { ...agent.identity, namespace: 'shop' } }, CART, /is no node agent/);
+  await refuse(agent, 'spiffe://elsewhere/ns/shop/sa/cart', /not of trust domain cluster.local/);
+  await refuse(agent, 'spiffe://cluster.local/ns/shop/sa/cart/../db', /is not spiffe:/);
+  await refuse(agent, 'cart', /is not spiffe:/);
 });
