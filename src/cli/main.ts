@@ -6,6 +6,7 @@ const commands: Record<string, () => Promise<(program: Command) => void>> = {
   install: async () => (await import('./install.js')).registerInstall,
   upgrade: async () => (await import('./install.js')).registerUpgrade,
   uninstall: async () => (await import('./uninstall.js')).registerUninstall,
+  check: async () => (await import('./check.js')).registerCheck,
   explain: async () => (await import('./explain.js')).registerExplain,
   agent: async () => (await import('./agent.js')).registerAgent,
   'control-plane': async () => (await import('./control-plane.js')).registerControlPlane,
