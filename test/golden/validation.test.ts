@@ -1,12 +1,9 @@
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
-import { Graph } from '../../src/collections/graph.js';
-import { applyChanges, makeInputs } from '../../src/control/inputs/inputs.js';
-import { deriveMesh } from '../../src/control/mesh/mesh.js';
 import { judge } from '../../src/control/validate/admission-review.js';
 import { formatYaml, readYamlDocuments } from '../../src/lib/yaml.js';
-import { parseObject } from '../../src/model/kubernetes/object.js';
+import { derivedMesh } from '../support/derived-mesh.js';
 
 /**
  * test/golden/validation/<case>/in.yaml holds objects, want.yaml what whoever applies them is told. The mesh is what
@@ -17,7 +14,7 @@ const cases = join(import.meta.dirname, '../../../test/golden/validation');
 for (const name of readdirSync(cases).sort()) {
   t.test(`what is said of objects that are ${name} is as written`, async (t) => {
     const objects = documents(readFileSync(join(cases, name, 'in.yaml'), 'utf8'));
-    const facts = meshOf(objects).facts;
+    const facts = derivedMesh(objects).facts;
     const said = Object.fromEntries(
       objects.map((object) => {
         const verdict = judge(
@@ -58,25 +55,4 @@ function documents(text: string): readonly Applied[] {
     if (!document.ok) throw new Error(document.error.join('\n'));
     return document.value.value as Applied;
   });
-}
-
-function meshOf(objects: readonly Applied[]) {
-  const graph = new Graph((message, error) => {
-    throw new Error(message, { cause: error });
-  });
-  const inputs = makeInputs(graph);
-  const mesh = deriveMesh(graph, inputs, {
-    cluster: 'Kubernetes',
-    network: '',
-    trustDomain: 'cluster.local',
-    clusterDomain: 'cluster.local',
-    rootNamespace: 'istio-system',
-  });
-  graph.transact(() => {
-    for (const each of objects) {
-      const parsed = parseObject(each);
-      if (parsed.ok && 'object' in parsed.value) applyChanges(inputs, [{ object: parsed.value.object, gone: false }]);
-    }
-  });
-  return mesh;
 }
