@@ -9,6 +9,7 @@ const commands: Record<string, () => Promise<(program: Command) => void>> = {
   check: async () => (await import('./check.js')).registerCheck,
   explain: async () => (await import('./explain.js')).registerExplain,
   agent: async () => (await import('./agent.js')).registerAgent,
+  'node-cleanup': async () => (await import('./node-cleanup.js')).registerNodeCleanup,
   'control-plane': async () => (await import('./control-plane.js')).registerControlPlane,
 };
 

@@ -11,37 +11,33 @@ export interface Cleanup {
 }
 
 /**
- * Takes the plugin out of every CNI configuration, which then is byte for byte what it was without it, and its binary
- * last: a chain that named a missing one would start no pod. Idempotent. No agent may be running that would put it back.
+ * Takes the plugin out of every CNI configuration, which then is byte for byte what it was without it. Idempotent. No
+ * agent may be running that would put it back.
  */
-export function uninstallPlugin(confDir: string, binDir: string): Cleanup {
+export function removeEntries(confDir: string): Cleanup {
   const done: string[] = [];
   const problems: string[] = [];
-  const attempt = (what: string, act: () => void): void => {
-    try {
-      act();
-    } catch (error) {
-      problems.push(`${what}: ${error instanceof Error ? error.message : error}`);
-    }
-  };
-  attempt(confDir, () => {
+  attempt(problems, confDir, () => {
     const plan = planUninstall(readConfFiles(confDir));
     problems.push(...plan.problems.map((problem) => `${confDir}: ${problem}`));
     for (const edit of plan.edits) {
       const path = join(confDir, edit.name);
-      attempt(path, () => {
+      attempt(problems, path, () => {
         applyEdits(confDir, [edit]);
         done.push(edit.action === 'remove' ? `removed ${path}` : `removed the plugin from ${path}`);
       });
     }
     done.push(...removeLeftovers(confDir, isConfName).map((name) => `removed ${join(confDir, name)}`));
   });
-  const binary = join(binDir, PLUGIN);
-  if (problems.length > 0) {
-    if (existsSync(binary)) problems.push(`${binary} stays, as a configuration may name it still`);
-    return { done, problems };
-  }
-  attempt(binDir, () => {
+  return { done, problems };
+}
+
+/** Takes the binary away. After all entries: a chain that named a missing one would start no pod. Idempotent. */
+export function removeBinary(binDir: string): Cleanup {
+  const done: string[] = [];
+  const problems: string[] = [];
+  attempt(problems, binDir, () => {
+    const binary = join(binDir, PLUGIN);
     if (existsSync(binary)) {
       rmSync(binary);
       done.push(`removed ${binary}`);
@@ -49,4 +45,12 @@ export function uninstallPlugin(confDir: string, binDir: string): Cleanup {
     done.push(...removeLeftovers(binDir, (name) => name === PLUGIN).map((name) => `removed ${join(binDir, name)}`));
   });
   return { done, problems };
+}
+
+function attempt(problems: string[], what: string, act: () => void): void {
+  try {
+    act();
+  } catch (error) {
+    problems.push(`${what}: ${error instanceof Error ? error.message : error}`);
+  }
 }
