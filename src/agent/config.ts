@@ -108,7 +108,7 @@ export function parseAgentConfig(text: string, nodeName = ''): Result<AgentConfi
     pods,
     revision: revision(reader),
     hostNetns: reader.text('hostNetns', pods.from === 'kubernetes' ? '/proc/1/ns/net' : ''),
-    cni: cniConfig(reader, pods),
+    cni: cniConfig(reader.object('cni'), pods, reader.text('rootNamespace', 'istio-system')),
     stateDir: reader.text('stateDir'),
     admin: { socket: admin.text('socket', ''), port: admin.port('port', 15000) },
     metricsPort: reader.port('metricsPort', 15020),
@@ -141,8 +141,7 @@ function podsConfig(reader: ConfigReader): PodsConfig {
 }
 
 /** Exempt are, unless told, those namespaces whose pods are never captured. */
-function cniConfig(parent: ConfigReader, pods: PodsConfig): CniConfig | undefined {
-  const reader = parent.object('cni');
+function cniConfig(reader: ConfigReader, pods: PodsConfig, rootNamespace: string): CniConfig | undefined {
   const enabled = reader.flag('enabled', false);
   const excluded = pods.from === 'kubernetes' ? pods.excludedNamespaces : [];
   const config = {
@@ -151,7 +150,7 @@ function cniConfig(parent: ConfigReader, pods: PodsConfig): CniConfig | undefine
     confDir: reader.text('confDir', '/etc/cni/net.d'),
     exemptNamespaces: reader.names().includes('exemptNamespaces')
       ? reader.texts('exemptNamespaces')
-      : [parent.text('rootNamespace', 'istio-system'), ...excluded],
+      : [rootNamespace, ...excluded],
     awaySeconds: reader.number('awaySeconds', 15, 0, 200),
     answerSeconds: reader.number('answerSeconds', 30, 0, 200),
   };
