@@ -46,7 +46,6 @@ auth:
 webhook:
   port: {{ if .Values.webhook.enabled }}15017{{ else }}0{{ end }}
   failurePolicy: {{ .Values.webhook.failurePolicy }}
-  failurePolicy: {{ .Values.webhook.failurePolicy }}
 leaderElection: true
 {{- end -}}
 
