@@ -8,6 +8,7 @@ import { createRegistry } from '../telemetry/metrics.js';
 import { createAdsServer } from '../xds/server.js';
 import { adsServerMetrics } from '../xds/server-metrics.js';
 import { serveAdmin } from './admin.js';
+import { publishTrust } from './bundles/publish-trust.js';
 import { authenticatedBy } from './ca/certificate-service.js';
 import { caRoutes } from './ca/routes.js';
 import { type ControlPlaneConfig, needsApiServer } from './config.js';
@@ -116,6 +117,10 @@ export async function buildControlPlane(config: ControlPlaneConfig, clock: Clock
       await source.start();
       isLoaded = true;
       loaded.resolve();
+      if (kube !== undefined && 'secret' in config.ca) {
+        const { rootNamespace } = config.mesh;
+        publishTrust({ kube, leader, authority, namespaces: inputs.Namespace, rootNamespace, clock, metrics });
+      }
       log.info({ ...source.counts(), tls: formatHostPort(tls.ip, ports.tls), plaintext: ports.plaintext }, 'serving');
     },
     async close() {

@@ -28,6 +28,8 @@ export class MemoryApi implements KubeApi {
   before: (call: Call) => void | Promise<void> = () => {};
   review: (spec: { readonly token: string; readonly audiences: readonly string[] }) => unknown = () => ({});
   readonly calls: Call[] = [];
+  /** What is answered to a GET of a path. */
+  readonly pages = new Map<string, unknown>();
 
   constructor(cluster?: MemoryApi) {
     this.#cluster = cluster === undefined ? new Cluster() : cluster.#cluster;
@@ -113,6 +115,7 @@ export class MemoryApi implements KubeApi {
 
   async request(_method: 'GET' | 'POST' | 'PUT' | 'DELETE', path: string): Promise<unknown> {
     await this.#call('request', undefined, { name: path });
+    if (this.pages.has(path)) return this.pages.get(path);
     throw new ApiError(404, 'NotFound', `${path}: there is none`);
   }
 
