@@ -7,6 +7,7 @@ const commands: Record<string, () => Promise<(program: Command) => void>> = {
   upgrade: async () => (await import('./install.js')).registerUpgrade,
   uninstall: async () => (await import('./uninstall.js')).registerUninstall,
   check: async () => (await import('./check.js')).registerCheck,
+  status: async () => (await import('./status.js')).registerStatus,
   explain: async () => (await import('./explain.js')).registerExplain,
   agent: async () => (await import('./agent.js')).registerAgent,
   'node-cleanup': async () => (await import('./node-cleanup.js')).registerNodeCleanup,
