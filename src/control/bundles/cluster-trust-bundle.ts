@@ -62,7 +62,7 @@ function keep(resource: Resource, options: ClusterTrustBundleOptions, signal: Ab
         {
           apiVersion: `${resource.group}/${resource.version}`,
           kind: resource.kind,
-          metadata: { name: CLUSTER_TRUST_BUNDLE },
+          metadata: { name: CLUSTER_TRUST_BUNDLE, labels: { 'app.kubernetes.io/managed-by': 'meltemi' } },
           spec: { signerName: SIGNER, trustBundle },
         },
         { force: true },

@@ -115,7 +115,11 @@ export class ConfigMaps {
         {
           apiVersion: 'v1',
           kind: 'ConfigMap',
-          metadata: { name, namespace, labels: { 'istio.io/config': 'true' } },
+          metadata: {
+            name,
+            namespace,
+            labels: { 'istio.io/config': 'true', 'app.kubernetes.io/managed-by': 'meltemi' },
+          },
           data: { [key]: wanted },
         },
         { force: true },

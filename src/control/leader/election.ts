@@ -142,7 +142,7 @@ export class LeaseElection implements Leader {
         ? api.create(RESOURCES.Lease, {
             apiVersion: 'coordination.k8s.io/v1',
             kind: 'Lease',
-            metadata: { ...lease },
+            metadata: { ...lease, labels: { 'app.kubernetes.io/managed-by': 'meltemi' } },
             spec,
           })
         : api.replace(RESOURCES.Lease, { ...this.#known, spec });
