@@ -27,6 +27,7 @@ bench: build
 
 # Churn, snapshots and memory with 10,000 pods on a real API server. QUICK=1 is shorter: make bench-control-plane QUICK=1
 bench-control-plane: dist/.built
+	bin/prerequisites cluster
 	$(NODE) --enable-source-maps dist/test/bench/control-plane/main.js $(if $(QUICK),--quick)
 
 # A Kubernetes cluster that stays: NODES=2 PROXY=nftables CLUSTER=meltemi; the last line is its KUBECONFIG. docs/cluster.md
