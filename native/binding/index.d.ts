@@ -20,8 +20,13 @@ export declare class Engine {
   metrics(): string
   connections(limit: number): Array<EngineConnection>
   stats(): EngineSizes
-  offerHandover(path: string, generation: number): Promise<EngineResult>
+  offerHandover(path: string, generation: number): Promise<EngineOfferResult>
+  successorGone(): Promise<boolean>
+  resumeAccepting(): void
+  isOffered(path: string): boolean
   takeHandover(path: string, generation: number): Promise<EngineHandoverResult>
+  completeHandover(): Promise<EngineResult>
+  forgetInherited(): void
   drain(deadlineMs: number): Promise<number>
   close(): void
 }
@@ -112,6 +117,12 @@ export interface EngineOffer {
   peerIdentity: string
   authority: string
   rejudge: boolean
+}
+
+export interface EngineOfferResult {
+  ok: boolean
+  error: string
+  sharesNetwork: boolean
 }
 
 export interface EnginePod {

@@ -1,17 +1,15 @@
-import type { Server } from 'node:http';
 import { networkInterfaces } from 'node:os';
-import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { AuthorizationSchema } from '../gen/istio/security/authorization_pb.js';
 import { AddressSchema } from '../gen/istio/workload/workload_pb.js';
 import { buildCsr } from '../identity/csr.js';
 import type { Clock } from '../lib/clock.js';
-import { type ListenAddress, type Route, serveHttp } from '../lib/http-server.js';
-import { getOverSocket } from '../lib/unix-http.js';
+import type { ListenAddress, Route } from '../lib/http-server.js';
 import { logger } from '../telemetry/log.js';
 import { createRegistry, type MetricsRegistry } from '../telemetry/metrics.js';
 import { type AdsClient, connectAds } from '../xds/client.js';
 import { AccessLog } from './admin/access-log.js';
+import { Pages } from './admin/pages.js';
 import { Readiness } from './admin/readiness.js';
 import { adminRoutes, metricsRoutes, readinessRoutes } from './admin/routes.js';
 import { Authority } from './certs/authority.js';
@@ -34,6 +32,7 @@ import { Decider } from './route/decider.js';
 import type { Self } from './route/observed.js';
 import { ReadFilter } from './route/read-filter.js';
 import { type Change, Store } from './store/store.js';
+import { Succession } from './succession.js';
 import { xdsMetrics } from './xds-metrics.js';
 
 /** What the agent is made of that touches the machine. */
@@ -56,8 +55,8 @@ export interface AgentParts {
 }
 
 /**
- * The agent of a node, wired and not yet running: `listen` claims its ports (a conflict fails there), `run` starts the
- * work, `stop` ends it. Redirection stays in place when it stops: a captured pod never falls back to plaintext.
+ * The agent of a node, wired and not yet running: `start` begins the work, and takes it over from an agent that does it
+ * already; `stop` ends it. Redirection stays in place when it stops: a captured pod never falls back to plaintext.
  */
 export class Agent {
   readonly #log = logger('agent');
@@ -75,20 +74,24 @@ export class Agent {
   readonly #netnsWatch: NetnsWatch;
   readonly #enrolment: Enrolment;
   readonly #cni: NodeCni | undefined;
-  readonly #servers: Server[] = [];
-  readonly #tasks: Readonly<Record<'dataplane' | 'roots' | 'xds' | 'dns', () => void>>;
+  readonly #succession: Succession;
+  readonly #pages: Pages;
+  readonly #tasks: Readonly<Record<'dataplane' | 'roots' | 'xds' | 'dns' | 'handover', () => void>>;
   #xds: AdsClient | undefined;
-  #generation = 0;
   #compactedBytes = 0;
-  #handedOver: Promise<boolean> = Promise.resolve(false);
 
-  constructor(readonly parts: AgentParts) {
+  /** `quit`: an operator asks this process to end. */
+  constructor(
+    readonly parts: AgentParts,
+    quit: () => void,
+  ) {
     const { config, dataplane, clock } = parts;
     this.#tasks = {
       dataplane: this.#readiness.task('dataplane'),
       roots: this.#readiness.task('trusted-roots'),
       xds: this.#readiness.task('xds-synced'),
       dns: this.#readiness.task('dns'),
+      handover: this.#readiness.task('handover'),
     };
     this.#accessLog = new AccessLog(config.accessLog, (error) =>
       this.#log.error({ path: config.accessLog, error }, 'the access log cannot be written'),
@@ -137,6 +140,16 @@ export class Agent {
     this.#netnsWatch = new parts.netns.NetnsWatch((uid) => this.#enrolment.suspect(uid));
     this.#enrolment = this.#makeEnrolment();
     this.#cni = parts.cni?.(this.#enrolment, this.#registry);
+    this.#succession = new Succession({
+      dataplane,
+      stateDir: config.stateDir,
+      revision: config.revision,
+      clock,
+      log: this.#log,
+      relieved: (sharesNetwork) => this.#standBy(sharesNetwork),
+      resumed: () => this.#resume(),
+    });
+    this.#pages = new Pages(() => this.#pagesByAddress(quit));
     this.#readiness.condition('pods-snapshot', () => this.#enrolment.settled);
     this.#readiness.condition('certificates', () => this.#certificates.missing().length === 0);
     this.#readiness.problem('cni-plugin', () => this.#cni?.problem ?? '');
@@ -144,45 +157,106 @@ export class Agent {
   }
 
   /**
-   * Learns the mesh, then takes the listeners of a former agent that is still at work, if there is one: it knows the
-   * mesh and gives nothing up before this one does. It closes its own pages then, and carries what it has until it is
-   * told to end. Without a former agent the control plane is waited for a moment only. To be called first, as both
-   * agents may share a network namespace.
+   * Learns the mesh and starts the work. An agent that is at work on this node already serves until this one does: it
+   * is relieved when all that this one needs is there. Rejects when a port is taken, or when the machine cannot do the
+   * work; what others owe (roots, xDS, CA) is waited for.
    */
-  async takeOver(): Promise<void> {
-    const { dataplane, clock } = this.parts;
+  async start(): Promise<void> {
+    // Where both agents are in one network namespace, the ports become free when the former one is relieved.
+    const hasPages = await this.#pages.open({ isPatient: false }).catch((error: unknown) => {
+      if (!this.#succession.hasPredecessor) throw error;
+      return false;
+    });
     this.#decider.start();
     await this.#trust.start();
     this.#xds = this.#connectXds();
+    await this.#dns?.start();
+    this.#tasks.dns();
     await this.#learn();
-    this.#generation = clock.now();
-    const handover = await dataplane.takeHandover(this.#handoverPath, this.#generation);
-    if (!handover.ok) this.#log.warn({ error: handover.error }, 'nothing taken over from a former agent');
-    else if (handover.pods.length > 0) this.#log.info({ pods: handover.pods.length }, 'listeners taken over');
+    await this.#prepare();
+    await this.#succession.take();
     this.#tasks.dataplane();
+    await this.#enrolment.start();
+    if (this.#succession.hasPredecessor) await this.#until(() => this.#enrolment.settled);
+    await this.#succession.complete();
+    await this.#cni?.start();
+    if (!hasPages) await this.#pages.open({ isPatient: true });
+    this.#tasks.handover();
   }
 
   /** Resolves when the mesh is known; before, when nobody else serves the pods of this node and time passes. */
   async #learn(): Promise<void> {
     const deadline = Date.now() + LEARN_WAIT_MS;
-    while (!this.#store.synced) {
-      const former = await this.#formerAgent();
-      if (!former && Date.now() > deadline) return;
-      await delay(LEARN_POLL_MS);
+    await this.#until(() => this.#store.synced || (!this.#succession.hasPredecessor && Date.now() > deadline));
+  }
+
+  /** While another agent serves there is time: for the certificates, too. */
+  async #prepare(): Promise<void> {
+    if (!this.#succession.hasPredecessor) return;
+    await this.#enrolment.prepare();
+    const isPrepared = () => this.#enrolment.prepared && this.#certificates.missing().length === 0;
+    const sayLater = () =>
+      this.parts.clock.schedule(SAY_WAITING_MS, () => {
+        const missing = this.#certificates.missing();
+        this.#log.warn({ missing }, 'another agent of this node serves on, as certificates are missing here');
+        cancel = sayLater();
+      });
+    let cancel = sayLater();
+    await this.#until(() => isPrepared() || !this.#succession.hasPredecessor);
+    cancel();
+  }
+
+  async #until(condition: () => boolean): Promise<void> {
+    while (!condition()) await delay(POLL_MS);
+  }
+
+  /**
+   * Ends the work. Once a successor serves, connections may end by themselves for `drainSeconds`; they are judged by
+   * what the control plane says and cut when their pod goes until then. Without a successor this agent serves as long
+   * as it may: nobody else would. Idempotent.
+   */
+  async stop(): Promise<void> {
+    const { dataplane, config, guard } = this.parts;
+    this.#log.info({ isRelieved: this.#succession.isRelieved }, 'shutting down; pods stay redirected');
+    const deadline = Date.now() + config.drainSeconds * 1000;
+    while (!this.#succession.isRelieved && dataplane.stats().connections > 0 && Date.now() < deadline) {
+      await Promise.race([this.#succession.relieved, delay(POLL_MS)]);
     }
+    this.#succession.close();
+    this.#cni?.close();
+    const cut = await dataplane.drain(Math.max(0, deadline - Date.now()));
+    if (cut > 0) this.#log.warn({ connections: cut }, 'connections were cut after the drain time');
+    this.#enrolment.close();
+    this.#netnsWatch.close();
+    guard?.close();
+    this.#xds?.close();
+    this.#trust.close();
+    this.#authority.close();
+    await this.#dns?.close();
+    dataplane.close();
+    await this.#accessLog.close();
+    this.#pages.close();
   }
 
-  async #formerAgent(): Promise<boolean> {
-    const { socket } = this.parts.config.admin;
-    if (socket === '') return false;
-    return await getOverSocket(socket, '/').then(
-      ({ status }) => status === 200,
-      () => false,
-    );
+  /** A successor has the pods: this agent only carries what it has. */
+  #standBy(sharesNetwork: boolean): void {
+    if (sharesNetwork) this.#pages.close();
+    this.#cni?.close();
+    this.#enrolment.standBy();
+    this.parts.guard?.standBy();
+    this.#dns?.retire();
   }
 
-  /** Claims all ports; one that a former agent is about to leave is waited for. Rejects when one stays taken. */
-  async listen(quit: () => void): Promise<void> {
+  async #resume(): Promise<void> {
+    this.parts.guard?.resume();
+    this.#enrolment.resume();
+    await this.#cni?.start();
+    await this.#pages.open({ isPatient: true }).catch((error: unknown) => {
+      this.#log.error({ error }, 'the pages of this agent cannot be opened again');
+    });
+  }
+
+  #pagesByAddress(quit: () => void): [ListenAddress, ReadonlyMap<string, Route>][] {
     const { config } = this.parts;
     const admin = adminRoutes({
       dump: {
@@ -200,77 +274,13 @@ export class Agent {
       explain: { source: this.#store, self: selfOf(config) },
       quit,
     });
-    if (config.admin.socket !== '') await this.#serve(admin, { path: config.admin.socket });
-    if (config.admin.port !== 0) await this.#serve(admin, { host: '127.0.0.1', port: config.admin.port });
-    if (config.metricsPort !== 0) await this.#serve(metricsRoutes(this.#registry), everywhere(config.metricsPort));
-    if (config.readinessPort !== 0) {
-      await this.#serve(readinessRoutes(this.#readiness), everywhere(config.readinessPort));
-    }
-  }
-
-  /** Starts the work. Rejects when the machine cannot do it; what others owe (roots, xDS, CA) is waited for. */
-  async run(): Promise<void> {
-    await this.#dns?.start();
-    this.#tasks.dns();
-    await this.#enrolment.start();
-    await this.#cni?.start();
-    this.#handedOver = this.#offerListeners();
-  }
-
-  /**
-   * Ends the work: listeners go to a successor if there is one, connections may end by themselves for `drainSeconds`,
-   * certificates are no longer renewed. Idempotent.
-   */
-  async stop(): Promise<void> {
-    const { dataplane, config, clock } = this.parts;
-    this.#log.info('shutting down; pods stay redirected');
-    this.#cni?.close();
-    this.#enrolment.close();
-    this.#netnsWatch.close();
-    this.parts.guard?.close();
-    this.#xds?.close();
-    this.#trust.close();
-    // A successor that is just starting may still take the listeners.
-    const { promise: late, resolve } = Promise.withResolvers<boolean>();
-    const cancel = clock.schedule(HANDOVER_WAIT_MS, () => resolve(false));
-    const handedOver = await Promise.race([this.#handedOver, late]);
-    cancel();
-    this.#log.info({ handedOver }, 'draining');
-    const cut = await dataplane.drain(config.drainSeconds * 1000);
-    if (cut > 0) this.#log.warn({ connections: cut }, 'connections were cut after the drain time');
-    this.#authority.close();
-    await this.#dns?.close();
-    dataplane.close();
-    await this.#accessLog.close();
-    this.#closePages();
-  }
-
-  #closePages(): void {
-    for (const server of this.#servers.splice(0)) {
-      server.close();
-      server.closeAllConnections();
-    }
-  }
-
-  /** Waits for a successor. Once it has the listeners it has the pods, and this agent only carries what it has. */
-  async #offerListeners(): Promise<boolean> {
-    const offered = await this.parts.dataplane.offerHandover(this.#handoverPath, this.#generation);
-    if (!offered.ok) {
-      this.#log.warn({ error: offered.error }, 'a successor could not take over');
-      return false;
-    }
-    this.#log.info('a successor has taken over; connections under way go on here');
-    this.#closePages();
-    this.#cni?.close();
-    this.#enrolment.close();
-    this.#netnsWatch.close();
-    this.parts.guard?.close();
-    this.#xds?.close();
-    return true;
-  }
-
-  get #handoverPath(): string {
-    return join(this.parts.config.stateDir, 'handover.sock');
+    const pages: [ListenAddress, ReadonlyMap<string, Route>][] = [];
+    if (config.admin.port !== 0) pages.push([{ host: '127.0.0.1', port: config.admin.port }, admin]);
+    if (config.metricsPort !== 0) pages.push([everywhere(config.metricsPort), metricsRoutes(this.#registry)]);
+    if (config.readinessPort !== 0) pages.push([everywhere(config.readinessPort), readinessRoutes(this.#readiness)]);
+    // Last: it replaces another agent's, which stays where the ports are not free.
+    if (config.admin.socket !== '') pages.push([{ path: config.admin.socket }, admin]);
+    return pages;
   }
 
   #makeEnrolment(): Enrolment {
@@ -386,19 +396,6 @@ export class Agent {
     });
     count('meltemi_access_log_unwritten', 'Access log lines that could not be written.', () => this.#accessLog.dropped);
   }
-
-  async #serve(routes: ReadonlyMap<string, Route>, address: ListenAddress): Promise<void> {
-    const deadline = Date.now() + PORT_WAIT_MS;
-    for (;;) {
-      try {
-        this.#servers.push(await serveHttp(routes, address));
-        return;
-      } catch (error) {
-        if ((error as NodeJS.ErrnoException).code !== 'EADDRINUSE' || Date.now() > deadline) throw error;
-        await delay(PORT_RETRY_MS);
-      }
-    }
-  }
 }
 
 function declareGuardMetrics(registry: MetricsRegistry, guard: NodeGuard): void {
@@ -459,13 +456,10 @@ function typeUrl(name: string): string {
 }
 
 const MAX_DUMPED_CONNECTIONS = 10_000;
-const HANDOVER_WAIT_MS = 200;
-/** How long a former agent may take to leave its ports. */
-const PORT_WAIT_MS = 3000;
-const PORT_RETRY_MS = 20;
 /** How long an agent waits for the control plane before it captures pods whose connections it must then refuse. */
 const LEARN_WAIT_MS = 5000;
-const LEARN_POLL_MS = 50;
+const POLL_MS = 20;
+const SAY_WAITING_MS = 30_000;
 const COMPACT_AFTER_MS = 1000;
 const COMPACT_INTERVAL_MS = 60_000;
 const COMPACT_GROWTH = 1.1;

@@ -1,7 +1,7 @@
 import { mkdirSync, readFileSync } from 'node:fs';
 import { systemClock } from '../lib/clock.js';
 import { logger, setLevel } from '../telemetry/log.js';
-import { Agent } from './agent.js';
+import { Agent, type AgentParts } from './agent.js';
 import { nodeCni } from './cni/node-cni.js';
 import { type AgentConfig, parseAgentConfig } from './config.js';
 import { openNative } from './dataplane/native.js';
@@ -28,7 +28,8 @@ export async function runAgent(configPath: string, configText: string): Promise<
   const sandboxes = new Sandboxes();
   const { config, pods } = await podsOf(given, sandboxes);
   const { dataplane, netns, releaseMemory } = openNative(config.engine);
-  const agent = new Agent({
+  const { promise: asked, resolve: quit } = Promise.withResolvers<string>();
+  const parts: AgentParts = {
     config,
     version: packageVersion(),
     dataplane,
@@ -44,19 +45,17 @@ export async function runAgent(configPath: string, configText: string): Promise<
       globalThis.gc?.({ type: 'major', execution: 'sync', flavor: 'last-resort' });
       releaseMemory();
     },
-  });
-  const { promise: asked, resolve: quit } = Promise.withResolvers<string>();
+  };
+  const agent = new Agent(parts, () => quit('the admin interface'));
   // Nothing else is sure to keep the process: sockets of its own pages do not, and pods may be none.
   const alive = setInterval(() => undefined, ALIVE_INTERVAL_MS);
   try {
-    await agent.takeOver();
-    await agent.listen(() => quit('the admin interface'));
     for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, () => quit(signal));
     for (const event of ['uncaughtException', 'unhandledRejection'] as const) {
       process.on(event, (error) => log.error({ error, event }, 'a bug: something failed that nobody waited for'));
     }
-    await agent.run();
-    log.info({ node: config.node }, 'running');
+    const started = agent.start().then(() => log.info({ node: config.node }, 'running'));
+    await Promise.race([started, asked]);
     log.info({ by: await asked }, 'asked to stop');
   } finally {
     await agent.stop();

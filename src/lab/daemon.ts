@@ -1,8 +1,9 @@
 import type { ChildProcess } from 'node:child_process';
 import { closeSync, openSync } from 'node:fs';
+import { setTimeout as delay } from 'node:timers/promises';
 import { BackOff } from '../lib/back-off.js';
 import type { Clock } from '../lib/clock.js';
-import { childrenOf, endChild, spawnBound } from './children.js';
+import { childrenOf, endChild, hasExited, spawnBound } from './children.js';
 
 export interface DaemonStart {
   /** For messages. */
@@ -13,10 +14,10 @@ export interface DaemonStart {
   readonly clock: Clock;
   readonly onChange: () => void;
   /**
-   * Resolves when the process `pid` has taken over from the one before it. With it, an orderly restart starts the new
-   * process first, as a rollout does; without, the old one ends first.
+   * Whether the process `pid` has taken over from the one before it. With it, an orderly restart starts the new process
+   * first, as a rollout does, and ends the old one only then, however long that takes; without, the old one ends first.
    */
-  readonly takenOver?: (pid: number) => Promise<void>;
+  readonly hasTakenOver?: (pid: number) => Promise<boolean>;
 }
 
 /** A process of the mesh (agent, control plane) that is started again when it ends. */
@@ -57,16 +58,33 @@ export class Daemon {
     start.onChange();
   }
 
-  /** Ends the process, SIGKILL at once or SIGTERM with `graceMs`, and starts it again: at once, or before. */
+  /**
+   * Ends the process, SIGKILL at once or SIGTERM with `graceMs`, and starts it again: at once, or before. Rejects when
+   * the new one is not at work in time: the old one serves on then, and is ended as soon as it may be.
+   */
   async restart(kill: boolean, graceMs: number): Promise<void> {
-    const { takenOver } = this.start;
+    const { hasTakenOver } = this.start;
     const former = this.#child;
-    if (kill || takenOver === undefined || former === undefined) await this.stop(kill ? 0 : graceMs);
+    if (kill || hasTakenOver === undefined || former === undefined) await this.stop(kill ? 0 : graceMs);
     this.restarts += 1;
     this.run();
-    if (kill || takenOver === undefined || former === undefined) return;
+    if (kill || hasTakenOver === undefined || former === undefined) return;
     this.#former.add(former);
-    if (this.pid !== undefined) await takenOver(this.pid);
+    const replaced = this.#replace(former, hasTakenOver, graceMs);
+    const cancel = new AbortController();
+    const late = delay(TAKE_OVER_WAIT_MS, true, { signal: cancel.signal }).catch(() => false);
+    const isLate = await Promise.race([replaced.then(() => false), late]);
+    cancel.abort();
+    if (isLate) throw new Error(`${this.start.name}: the new process is not at work yet; the old one serves on`);
+  }
+
+  async #replace(
+    former: ChildProcess,
+    hasTakenOver: (pid: number) => Promise<boolean>,
+    graceMs: number,
+  ): Promise<void> {
+    // The new process may have died and been started again meanwhile.
+    while (!hasExited(former) && !(this.pid !== undefined && (await hasTakenOver(this.pid)))) await delay(POLL_MS);
     await endChild(former, graceMs);
     this.#former.delete(former);
   }
@@ -85,3 +103,5 @@ export class Daemon {
 }
 
 const STEADY_MS = 10_000;
+const POLL_MS = 50;
+const TAKE_OVER_WAIT_MS = 30_000;

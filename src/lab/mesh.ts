@@ -55,7 +55,7 @@ export class MeshProcesses {
         ['agent', '--config', config],
         join(node.directory, 'agent.log'),
         node.netns,
-        (pid) => answersAs(pid, join(node.directory, 'admin.sock'), clock),
+        (pid) => answersAs(pid, join(node.directory, 'admin.sock')),
       );
     }
     this.#rotateTokens();
@@ -127,7 +127,7 @@ export class MeshProcesses {
     command: readonly string[],
     log: string,
     netns?: string,
-    takenOver?: (pid: number) => Promise<void>,
+    hasTakenOver?: (pid: number) => Promise<boolean>,
   ): Daemon {
     const { program, env, clock } = this.options;
     const onChange = (): void => {
@@ -136,18 +136,14 @@ export class MeshProcesses {
     };
     const enter = netns === undefined ? [] : ['nsenter', `--net=${netns}`, '--'];
     const argv = [...enter, ...program, ...command];
-    return new Daemon({ name, argv, env, log, clock, onChange, ...(takenOver !== undefined && { takenOver }) });
+    return new Daemon({ name, argv, env, log, clock, onChange, ...(hasTakenOver !== undefined && { hasTakenOver }) });
   }
 }
 
-/** Resolves when the agent with that pid answers on the socket, or after a while. */
-async function answersAs(pid: number, socket: string, clock: Clock): Promise<void> {
-  const deadline = clock.now() + TAKE_OVER_TIMEOUT_MS;
-  while (clock.now() < deadline) {
-    const page = await getOverSocket(socket, '/').catch(() => undefined);
-    if (page?.body.includes(`process ${pid}\n`) === true) return;
-    await new Promise<void>((resolve) => clock.schedule(ROOT_POLL_MS, resolve));
-  }
+/** Whether the agent with that pid answers on the socket, which it does when it has taken over. */
+async function answersAs(pid: number, socket: string): Promise<boolean> {
+  const page = await getOverSocket(socket, '/').catch(() => undefined);
+  return page?.body.includes(`process ${pid}\n`) === true;
 }
 
 /** Of the process, when it says that it is ready: a later one has yet to say so. */
@@ -175,6 +171,5 @@ function answers(target: Target): Promise<boolean> {
 }
 
 const ROOT_POLL_MS = 50;
-const TAKE_OVER_TIMEOUT_MS = 15_000;
 const UNREADY_POLL_MS = 100;
 const READY_POLL_MS = 2000;

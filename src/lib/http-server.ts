@@ -1,5 +1,6 @@
-import { rmSync } from 'node:fs';
+import { renameSync, rmSync } from 'node:fs';
 import type { IncomingMessage, Server, ServerResponse } from 'node:http';
+import { dirname, join } from 'node:path';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 
@@ -54,7 +55,7 @@ function stringify(value: unknown): string | undefined {
   return JSON.stringify(value, (_key, each) => (typeof each === 'bigint' ? each.toString() : each), 2);
 }
 
-/** Where to listen: a Unix socket (replaced if one is left over) or an address. */
+/** Where to listen: a Unix socket (which replaces another's, without a gap) or an address. */
 export type ListenAddress = { readonly path: string } | { readonly host: string; readonly port: number };
 
 /**
@@ -65,19 +66,22 @@ export async function serveHttp(routes: ReadonlyMap<string, Route>, address: Lis
   const server = createServer((request, response) => void respond(routes, request, response));
   server.requestTimeout = REQUEST_TIMEOUT_MS;
   server.unref();
-  if ('path' in address) {
+  // Closing removes the path that was listened on: never the one that a successor may have by then.
+  const own = 'path' in address ? { path: join(dirname(address.path), `.${process.pid}-${++lastSocket}`) } : address;
+  if ('path' in address && 'path' in own) {
     if (Buffer.byteLength(address.path) > MAX_SOCKET_PATH_BYTES) {
       throw new Error(`socket path ${address.path} is longer than the ${MAX_SOCKET_PATH_BYTES} bytes that Linux takes`);
     }
-    rmSync(address.path, { force: true });
+    rmSync(own.path, { force: true });
   }
   await new Promise<void>((resolve, reject) => {
     server.once('error', reject);
-    server.listen(address, () => {
+    server.listen(own, () => {
       server.removeListener('error', reject);
       resolve();
     });
   });
+  if ('path' in address && 'path' in own) renameSync(own.path, address.path);
   return server;
 }
 
@@ -121,6 +125,7 @@ function notFound(routes: ReadonlyMap<string, Route>, url: URL): Answer {
   return { status: 404, body: `nothing here; there is\n${[...routes.keys()].join('\n')}\n` };
 }
 
+let lastSocket = 0;
 /** `sun_path` with its closing zero. */
 const MAX_SOCKET_PATH_BYTES = 107;
 const REQUEST_TIMEOUT_MS = 10_000;

@@ -54,9 +54,11 @@ export async function askTcp(
   }
 }
 
+type Reply = Uint8Array | undefined;
+
 /** A nameserver for tests: UDP and TCP on one port (0 picks one); `reply` sees each query and may stay silent. */
 export async function startNameserver(
-  reply: (query: DnsQuery, protocol: 'udp' | 'tcp', bytes: Buffer) => Uint8Array | undefined,
+  reply: (query: DnsQuery, protocol: 'udp' | 'tcp', bytes: Buffer) => Reply | Promise<Reply>,
   ip = '127.0.0.1',
   wanted = 0,
 ) {
@@ -64,19 +66,19 @@ export async function startNameserver(
   udp.bind(wanted, ip);
   await once(udp, 'listening');
   const { port } = udp.address();
-  const answer = (bytes: Buffer, protocol: 'udp' | 'tcp') => {
+  const answer = async (bytes: Buffer, protocol: 'udp' | 'tcp') => {
     const query = decodeQuery(bytes);
-    return query.ok ? reply(query.value, protocol, bytes) : undefined;
+    return query.ok ? await reply(query.value, protocol, bytes) : undefined;
   };
-  udp.on('message', (bytes, from) => {
-    const out = answer(bytes, 'udp');
+  udp.on('message', async (bytes, from) => {
+    const out = await answer(bytes, 'udp');
     if (out !== undefined) udp.send(out, from.port, from.address);
   });
   const tcp = net.createServer((socket) => {
     socket.on('error', () => undefined);
-    socket.on('data', (chunk: Buffer) => {
+    socket.on('data', async (chunk: Buffer) => {
       for (const bytes of splitFrames(chunk).frames) {
-        const out = answer(bytes, 'tcp');
+        const out = await answer(bytes, 'tcp');
         if (out !== undefined) socket.write(frame(out));
       }
     });

@@ -5,8 +5,8 @@ use crate::input::{
     unsigned,
 };
 use crate::output::{
-    EngineConnection, EngineHandoverResult, EngineKey, EngineNotice, EnginePodResult, EngineResult, EngineSizes,
-    EngineWork,
+    EngineConnection, EngineHandoverResult, EngineKey, EngineNotice, EngineOfferResult, EnginePodResult, EngineResult,
+    EngineSizes, EngineWork,
 };
 use meltemi_core::engine;
 use napi::bindgen_prelude::*;
@@ -156,14 +156,30 @@ impl Engine {
         self.engine.stats().into()
     }
 
-    #[napi(ts_return_type = "Promise<EngineResult>", catch_unwind)]
+    #[napi(ts_return_type = "Promise<EngineOfferResult>", catch_unwind)]
     pub fn offer_handover<'env>(&self, env: &'env Env, path: String, generation: i64) -> Result<Object<'env>> {
         let engine = self.engine.clone();
         promise(env, "handover", move || {
             let taken = engine.offer_handover(Path::new(&path), unsigned(generation));
             let error = || format!("the engine was closed before a successor came to {path}");
-            EngineResult::from(taken.and_then(|taken| if taken { Ok(()) } else { Err(error()) }))
+            EngineOfferResult::from(taken.and_then(|taken| taken.ok_or_else(error)))
         })
+    }
+
+    #[napi(ts_return_type = "Promise<boolean>", catch_unwind)]
+    pub fn successor_gone<'env>(&self, env: &'env Env) -> Result<Object<'env>> {
+        let engine = self.engine.clone();
+        promise(env, "successor", move || engine.successor_gone())
+    }
+
+    #[napi(catch_unwind)]
+    pub fn resume_accepting(&self) {
+        self.engine.resume_accepting();
+    }
+
+    #[napi(catch_unwind)]
+    pub fn is_offered(&self, path: String) -> bool {
+        engine::Engine::is_offered(Path::new(&path))
     }
 
     #[napi(ts_return_type = "Promise<EngineHandoverResult>", catch_unwind)]
@@ -172,6 +188,17 @@ impl Engine {
         promise(env, "handover", move || {
             EngineHandoverResult::from(engine.take_handover(Path::new(&path), unsigned(generation)))
         })
+    }
+
+    #[napi(ts_return_type = "Promise<EngineResult>", catch_unwind)]
+    pub fn complete_handover<'env>(&self, env: &'env Env) -> Result<Object<'env>> {
+        let engine = self.engine.clone();
+        promise(env, "handover", move || EngineResult::from(engine.complete_handover()))
+    }
+
+    #[napi(catch_unwind)]
+    pub fn forget_inherited(&self) {
+        self.engine.forget_inherited();
     }
 
     #[napi(ts_return_type = "Promise<number>", catch_unwind)]

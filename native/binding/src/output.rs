@@ -95,6 +95,13 @@ pub struct EngineHandoverResult {
 }
 
 #[napi(object, object_from_js = false)]
+pub struct EngineOfferResult {
+    pub ok: bool,
+    pub error: String,
+    pub shares_network: bool,
+}
+
+#[napi(object, object_from_js = false)]
 pub struct EngineFdResult {
     pub ok: bool,
     pub error: String,
@@ -111,6 +118,13 @@ impl From<Result<bool, String>> for EnginePodResult {
     fn from(result: Result<bool, String>) -> Self {
         let inherited = result == Ok(true);
         Self { ok: result.is_ok(), error: result.err().unwrap_or_default(), inherited }
+    }
+}
+
+impl From<Result<bool, String>> for EngineOfferResult {
+    fn from(result: Result<bool, String>) -> Self {
+        let shares_network = result == Ok(true);
+        Self { ok: result.is_ok(), error: result.err().unwrap_or_default(), shares_network }
     }
 }
 

@@ -117,6 +117,8 @@ pub(crate) struct Trial {
     /// How much of `held` went to the present stream.
     pub replayed: usize,
     pub failure: Option<Failure>,
+    /// An endpoint hung up, as an agent does that is replaced: when none is left, all may be tried once more.
+    pub was_hung_up: bool,
 }
 
 /// Why something ended, in words and as a `response_flags` value.
@@ -133,6 +135,11 @@ impl Failure {
 
     pub fn closed(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new("-", message)
+    }
+
+    /// The peer, or its agent, has gone; nothing else is wrong with it.
+    pub fn is_hang_up(&self) -> bool {
+        self.flag == "-"
     }
 }
 

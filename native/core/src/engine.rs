@@ -5,14 +5,16 @@ use crate::api::{
     KeyHandle, Level, Notice, Read, TrustAnchor, Verdict, Work,
 };
 use crate::flow;
-use crate::handover::{self, Handed};
+use crate::handover::{self, Estate, Handed, Predecessor, Successor, What};
 use crate::keys::Key;
 use crate::net;
+use crate::netns_sockets;
 use crate::shared::{Pod, Shared, lock};
 use crate::spiffe::trust_domain;
 use crate::tls::Certificate;
 use crate::worker::{Command, Worker};
 use std::collections::HashMap;
+use std::io::{Error, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -25,7 +27,11 @@ pub struct Engine {
     threads: Mutex<Vec<JoinHandle<()>>>,
     pods: Mutex<HashMap<String, Opened>>,
     /// Listeners of a predecessor that no pod has claimed yet.
-    inherited: Mutex<HashMap<String, Vec<Handed>>>,
+    inherited: Mutex<HashMap<String, Vec<Listener>>>,
+    predecessor: Mutex<Option<Predecessor>>,
+    /// The predecessor is not relieved yet: what was inherited is not accepted from.
+    holds_back: AtomicBool,
+    successor: Mutex<Option<Successor>>,
     keys: RwLock<HashMap<u64, Arc<Key>>>,
     next_key: AtomicU64,
     /// Keys that a certificate is installed for, by identity.
@@ -33,11 +39,14 @@ pub struct Engine {
     closed: AtomicBool,
 }
 
-/// A pod and its listeners, until a successor has them.
+/// A pod and its listeners, also while a successor accepts from them.
 struct Opened {
     pod: Arc<Pod>,
-    listeners: Vec<Handed>,
+    listeners: Vec<Listener>,
+    is_inherited: bool,
 }
+
+type Listener = (Direction, Arc<OwnedFd>);
 
 impl Engine {
     /// Starts the loops. `wake` is called, from any thread, when `take` has something; not again before `take`.
@@ -55,6 +64,9 @@ impl Engine {
             threads: Mutex::new(threads),
             pods: Mutex::default(),
             inherited: Mutex::default(),
+            predecessor: Mutex::default(),
+            holds_back: AtomicBool::new(false),
+            successor: Mutex::default(),
             keys: RwLock::default(),
             next_key: AtomicU64::new(1),
             keys_in_use: Mutex::default(),
@@ -69,23 +81,29 @@ impl Engine {
         }
         let of_loops = Arc::new(Pod::open(pod)?);
         let inherited = lock(&self.inherited).remove(&pod.uid);
-        let is_inherited = inherited.is_some();
-        let listeners = match inherited {
-            Some(listeners) => listeners,
-            None => self.open_listeners(pod)?,
+        let (listeners, is_inherited) = match inherited {
+            Some(listeners) => (listeners, true),
+            None => self.open_listeners(pod).map(|listeners| (listeners, false)).or_else(|why| {
+                // The predecessor may have opened them after it handed over the others.
+                let late = if why.kind() == ErrorKind::AddrInUse { self.ask_predecessor(&pod.uid) } else { vec![] };
+                if late.is_empty() { Err(format!("pod {} in {}: {why}", pod.uid, pod.netns)) } else { Ok((late, true)) }
+            })?,
         };
-        for listener in &listeners {
-            self.shared.send_all(|| Command::Listen {
-                pod: of_loops.clone(),
-                kind: listener.kind,
-                fd: listener.fd.clone(),
-            });
+        let mut pods = lock(&self.pods);
+        if !is_inherited || !self.holds_back.load(Ordering::Acquire) {
+            self.accept_from(&of_loops, &listeners);
         }
-        lock(&self.pods).insert(pod.uid.clone(), Opened { pod: of_loops, listeners });
+        pods.insert(pod.uid.clone(), Opened { pod: of_loops, listeners, is_inherited });
         Ok(is_inherited)
     }
 
-    fn open_listeners(&self, pod: &DataplanePod) -> Result<Vec<Handed>, String> {
+    fn accept_from(&self, pod: &Arc<Pod>, listeners: &[Listener]) {
+        for (kind, fd) in listeners {
+            self.shared.send_all(|| Command::Listen { pod: pod.clone(), kind: *kind, fd: fd.clone() });
+        }
+    }
+
+    fn open_listeners(&self, pod: &DataplanePod) -> std::io::Result<Vec<Listener>> {
         let options = &self.shared.options;
         let ports = [
             (Direction::Outbound, options.outbound_port),
@@ -94,17 +112,23 @@ impl Engine {
         ];
         let open = |(kind, port)| {
             let fd: OwnedFd = net::listen(port, BACKLOG, &options.congestion_control)
-                .map_err(|why| std::io::Error::new(why.kind(), format!("port {port} cannot be listened on: {why}")))?;
-            Ok(Handed { uid: pod.uid.clone(), kind, fd: Arc::new(fd) })
+                .map_err(|why| Error::new(why.kind(), format!("port {port} cannot be listened on: {why}")))?;
+            Ok((kind, Arc::new(fd)))
         };
         net::in_netns(&pod.netns, || ports.into_iter().map(open).collect())
-            .map_err(|why| format!("pod {} in {}: {why}", pod.uid, pod.netns))
+    }
+
+    fn ask_predecessor(&self, uid: &str) -> Vec<Listener> {
+        let asked = lock(&self.predecessor).as_ref().map(|predecessor| predecessor.ask(uid));
+        let handed = asked.and_then(Result::ok).unwrap_or_default();
+        handed.into_iter().filter_map(|Handed { what, fd }| Some((what.of_listener()?.1, fd))).collect()
     }
 
     /// Closes the pod's listeners and its connections, reported with `why`.
     pub fn remove_pod(&self, uid: &str, why: &str) {
         lock(&self.inherited).remove(uid);
         let Some(Opened { pod, .. }) = lock(&self.pods).remove(uid) else { return };
+        netns_sockets::forget_netns(&pod.netns.id());
         self.shared.send_all(|| Command::RemovePod { pod: pod.clone(), why: why.to_owned() });
         lock(&self.shared.flows).remove_pod(uid);
     }
@@ -315,30 +339,74 @@ impl Engine {
         }
     }
 
-    /// Waits until a successor of a higher generation has taken all listeners at `path` (true), or this engine is closed.
-    /// From then on nothing is accepted here; live connections go on.
-    pub fn offer_handover(&self, path: &Path, generation: u64) -> Result<bool, String> {
-        let listeners = || lock(&self.pods).values().flat_map(|opened| opened.listeners.clone()).collect();
-        let taken = handover::offer(path, generation, listeners, || self.closed.load(Ordering::Acquire))
+    /// Waits until a successor of a higher generation has taken all listeners at `path` and serves: whether it shares
+    /// this process's network namespace. None when this engine is closed before. From then on nothing is accepted here;
+    /// live connections go on, peers are asked to use tunnels of the successor.
+    pub fn offer_handover(&self, path: &Path, generation: u64) -> Result<Option<bool>, String> {
+        let successor = handover::offer(path, generation, self)
             .map_err(|why| format!("listeners cannot be offered at {}: {why}", path.display()))?;
-        if taken {
-            self.stop_accepting();
-        }
-        Ok(taken)
+        let shares_network = successor.as_ref().map(|successor| successor.shares_network);
+        *lock(&self.successor) = successor;
+        Ok(shares_network)
     }
 
-    /// Takes the listeners of a predecessor; later `add_pod` calls adopt them. The uids of their pods. No predecessor is
-    /// no error. Waits for the predecessor.
+    /// Waits until the successor that took over is gone (true), or this engine is closed. Answers it meanwhile.
+    pub fn successor_gone(&self) -> bool {
+        let Some(successor) = lock(&self.successor).take() else { return false };
+        handover::accompany(&successor, self)
+    }
+
+    /// Accepts again, when a successor is gone.
+    pub fn resume_accepting(&self) {
+        for opened in lock(&self.pods).values() {
+            self.accept_from(&opened.pod, &opened.listeners);
+        }
+    }
+
+    /// Whether an engine offers its listeners at `path`.
+    pub fn is_offered(path: &Path) -> bool {
+        handover::is_offered(path)
+    }
+
+    /// Takes the listeners of a predecessor, which alone accepts from them until `complete_handover`; later `add_pod`
+    /// calls adopt them. The uids of their pods. No predecessor is no error. Waits for the predecessor.
     pub fn take_handover(&self, path: &Path, generation: u64) -> Result<Vec<String>, String> {
         let taken = handover::take(path, generation)
             .map_err(|why| format!("listeners cannot be taken at {}: {why}", path.display()))?;
-        let mut inherited = lock(&self.inherited);
-        for handed in taken {
-            inherited.entry(handed.uid.clone()).or_default().push(handed);
+        let Some((predecessor, handed)) = taken else { return Ok(vec![]) };
+        let mut inherited: HashMap<String, Vec<Listener>> = HashMap::new();
+        for Handed { what, fd } in handed {
+            match what {
+                What::Listener { uid, kind } => inherited.entry(uid).or_default().push((kind, fd)),
+                What::Socket(key) => netns_sockets::inherit(key, fd),
+            }
         }
         let mut uids: Vec<String> = inherited.keys().cloned().collect();
         uids.sort();
+        *lock(&self.inherited) = inherited;
+        *lock(&self.predecessor) = Some(predecessor);
+        self.holds_back.store(true, Ordering::Release);
         Ok(uids)
+    }
+
+    /// Accepts from what was inherited, and tells the predecessor, if there is one, that it need not. An error when it is
+    /// gone, or serves on.
+    pub fn complete_handover(&self) -> Result<(), String> {
+        let pods = lock(&self.pods);
+        if self.holds_back.swap(false, Ordering::AcqRel) {
+            for opened in pods.values().filter(|opened| opened.is_inherited) {
+                self.accept_from(&opened.pod, &opened.listeners);
+            }
+        }
+        drop(pods);
+        let relieved = lock(&self.predecessor).as_ref().map_or(Ok(()), Predecessor::relieve);
+        relieved.map_err(|why| format!("the predecessor was not relieved: {why}"))
+    }
+
+    /// Closes what was inherited and never claimed.
+    pub fn forget_inherited(&self) {
+        lock(&self.inherited).clear();
+        netns_sockets::forget_inherited();
     }
 
     fn stop_accepting(&self) {
@@ -355,7 +423,9 @@ impl Engine {
         self.shared.send_all(|| Command::Drain);
         let until = Instant::now() + deadline;
         let left = || self.shared.connections.load(Ordering::Relaxed);
-        while left() > 0 && Instant::now() < until && !self.closed.load(Ordering::Acquire) {
+        // Whoever has begun a handshake would take its failure for ours; open, the tunnel is refused in words.
+        let busy = || left() + self.shared.handshakes.load(Ordering::Relaxed) > 0;
+        while busy() && Instant::now() < until && !self.closed.load(Ordering::Acquire) {
             std::thread::sleep(DRAIN_POLL);
         }
         let cut = left();
@@ -376,6 +446,33 @@ impl Engine {
         }
         lock(&self.pods).clear();
         lock(&self.inherited).clear();
+        *lock(&self.predecessor) = None;
+        *lock(&self.successor) = None;
+    }
+}
+
+impl Estate for Engine {
+    fn all(&self) -> Vec<Handed> {
+        let pods = lock(&self.pods);
+        let of_pods = pods.iter().flat_map(|(uid, opened)| {
+            let handed = |(kind, fd): &Listener| {
+                let what = What::Listener { uid: uid.clone(), kind: *kind };
+                Handed { what, fd: fd.clone() }
+            };
+            opened.listeners.iter().map(handed)
+        });
+        let sockets = netns_sockets::open_sockets().into_iter();
+        of_pods.chain(sockets.map(|(key, fd)| Handed { what: What::Socket(key), fd: Arc::new(fd) })).collect()
+    }
+
+    fn taken(&self) {
+        netns_sockets::keep();
+        self.shared.send_all(|| Command::StopAccepting);
+        self.shared.send_all(|| Command::Drain);
+    }
+
+    fn is_over(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
     }
 }
 

@@ -163,6 +163,11 @@ impl Netns {
         Ok(Self { device: meta.dev(), inode: meta.ino(), fd: file.into() })
     }
 
+    /// Device and inode: what tells it apart.
+    pub fn id(&self) -> String {
+        format!("{}:{}", self.device, self.inode)
+    }
+
     /// Moves this thread there. The thread should be the engine's own.
     fn enter(&self) -> Result<()> {
         match unsafe { libc::setns(self.fd.as_raw_fd(), libc::CLONE_NEWNET) } {

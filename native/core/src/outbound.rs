@@ -62,7 +62,11 @@ impl Worker {
         let Some(conn) = self.conns.get_mut(slot) else { return };
         let trial = conn.trial.get_or_insert_default();
         let groups = self.shared.groups.read().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let pick = groups.pick(group, &trial.tried, self.now_ms, random);
+        let mut pick = groups.pick(group, &trial.tried, self.now_ms, random);
+        if pick == Pick::Exhausted && std::mem::take(&mut trial.was_hung_up) {
+            trial.tried.clear();
+            pick = groups.pick(group, &[], self.now_ms, random);
+        }
         drop(groups);
         let failure = trial.failure.take();
         match pick {
@@ -268,6 +272,7 @@ impl Worker {
         let group = conn.flow.as_ref().is_some_and(|flow| matches!(flow.verdict.action, Action::Group(_)));
         let trial: &mut Trial = conn.trial.get_or_insert_default();
         trial.attempts += 1;
+        trial.was_hung_up |= why.is_hang_up();
         let is_last = trial.attempts >= MAX_ATTEMPTS || !group || !conn.app_is_untouched();
         let endpoint = conn.endpoint.clone().filter(|_| blame);
         if let (Some(endpoint), Some(trial)) = (endpoint, &mut conn.trial) {

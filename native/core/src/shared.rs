@@ -29,6 +29,8 @@ pub(crate) struct Shared {
     pub mailboxes: Vec<Mailbox>,
     pub connections: AtomicUsize,
     pub tunnels: AtomicUsize,
+    /// Accepted tunnels that are not open yet.
+    pub handshakes: AtomicUsize,
     pub draining: AtomicBool,
     pub reached: Reached,
     wake: Box<dyn Fn() + Send + Sync>,
@@ -109,6 +111,7 @@ impl Shared {
             mailboxes,
             connections: AtomicUsize::new(0),
             tunnels: AtomicUsize::new(0),
+            handshakes: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
             reached: Reached::default(),
             wake,

@@ -164,6 +164,7 @@ impl Worker {
             self.pool.add(key, slot);
         }
         self.shared.tunnels.fetch_add(1, Relaxed);
+        self.shared.handshakes.fetch_add(usize::from(!is_client), Relaxed);
         pod.tunnels.fetch_add(usize::from(!is_client), Relaxed);
         self.watch_socket(raw, Token::Tunnel(slot));
         slot
@@ -264,6 +265,7 @@ impl Worker {
         tunnel.peer_chain = established.peer_chain;
         tunnel.shaken_at = unix_seconds;
         tunnel.phase = TunnelPhase::Open;
+        self.shared.handshakes.fetch_sub(usize::from(!tunnel.is_client()), Relaxed);
         tunnel.idle_since_ms = self.now_ms;
         let list = if tunnel.is_client() { MAX_RESPONSE_LIST } else { MAX_REQUEST_LIST };
         tunnel.decoder = Some(Box::new(hpack::Decoder::new(HEADER_TABLE, list)));

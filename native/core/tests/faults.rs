@@ -570,10 +570,10 @@ fn listeners_pass_to_a_successor_and_no_connection_is_refused() {
     });
     std::thread::sleep(Duration::from_millis(200));
     assert_eq!(successor.engine.take_handover(&path, 6).unwrap(), ["Kubernetes//Pod/test/a"]);
-    assert_eq!(offering.join().unwrap(), Ok(true));
-    // Connections pile up in the backlog while nobody accepts, and none is lost.
-    std::thread::sleep(Duration::from_millis(300));
+    std::thread::sleep(Duration::from_millis(100));
     assert_eq!(successor.engine.add_pod(&mesh.world.pod('a')), Ok(true));
+    assert_eq!(successor.engine.complete_handover(), Ok(()));
+    assert_eq!(offering.join().unwrap(), Ok(Some(true)));
     std::thread::sleep(Duration::from_millis(300));
     is_over.store(1, Ordering::Relaxed);
     assert!(traffic.join().unwrap() > 10);
@@ -582,6 +582,49 @@ fn listeners_pass_to_a_successor_and_no_connection_is_refused() {
     await_true("the successor carries connections", || successor.log_lines() > 0);
     assert!(!path.exists());
     assert_eq!(successor.engine.take_handover(&path, 7), Ok(vec![]), "no predecessor is no error");
+    // And it goes back to work when the successor dies.
+    let old = mesh.client.engine.clone();
+    let watching = std::thread::spawn(move || old.successor_gone());
+    successor.engine.close();
+    assert!(watching.join().unwrap());
+    mesh.client.engine.resume_accepting();
+    assert_works(&mesh);
+}
+
+#[test]
+fn a_successor_that_dies_at_any_step_has_taken_nothing() {
+    if !is_root() {
+        return;
+    }
+    let mesh = Mesh::new();
+    mesh.echo();
+    let path = std::env::temp_dir().join(format!("meltemi-half-{}.sock", std::process::id()));
+    let (old, offered) = (mesh.client.engine.clone(), path.clone());
+    let offering = std::thread::spawn(move || old.offer_handover(&offered, 5));
+    let is_offered = || meltemi_core::engine::Engine::is_offered(&path);
+    await_true("the offer stands", is_offered);
+    for steps in 0..3 {
+        let successor = Node::new(options(), Box::new(|offer| Some(to_group(offer))));
+        if steps > 0 {
+            assert_eq!(successor.engine.take_handover(&path, 6).unwrap().len(), 1);
+        }
+        if steps > 1 {
+            assert_eq!(successor.engine.add_pod(&mesh.world.pod('a')), Ok(true));
+        }
+        successor.engine.close();
+        drop(successor);
+        assert_works(&mesh);
+        await_true("the offer stands again", is_offered);
+    }
+    // One that comes later than another, and a pod that came after the others were handed over.
+    let successor = Node::new(options(), Box::new(|offer| Some(to_group(offer))));
+    assert_eq!(successor.engine.take_handover(&path, 7).unwrap().len(), 1);
+    mesh.server.engine.remove_pod("Kubernetes//Pod/test/b", "it moves");
+    await_true("its ports are free", || mesh.client.engine.add_pod(&mesh.world.pod('b')) == Ok(false));
+    assert_eq!(successor.engine.add_pod(&mesh.world.pod('b')), Ok(true), "asked for");
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(successor.engine.complete_handover(), Ok(()));
+    assert_eq!(offering.join().unwrap(), Ok(Some(true)));
 }
 
 #[test]

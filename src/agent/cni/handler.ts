@@ -76,6 +76,11 @@ export class CniHandler {
     return { status: 503, body: { because: 'the agent of this node is starting or stopping', remedy: 'wait' } };
   }
 
+  /** After `close`: asks the enrolment again. */
+  reopen(): void {
+    this.#closed = false;
+  }
+
   /** From now on everybody is told to ask the next agent, also those who wait. */
   close(): void {
     this.#closed = true;

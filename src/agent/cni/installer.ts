@@ -43,8 +43,9 @@ export class Installer {
     );
   }
 
-  /** Puts the plugin in place, if that is possible now, and goes on by itself. */
+  /** Puts the plugin in place, if that is possible now, and goes on by itself; also after `close`. */
   start(): void {
+    this.#closed = false;
     this.#look();
     this.#lookLater();
   }
@@ -57,7 +58,7 @@ export class Installer {
   /** The plugin stays where it is: pods wait for the next agent, and never start uncaptured. */
   close(): void {
     this.#closed = true;
-    this.#watcher?.close();
+    this.#unwatch();
     this.#cancel();
   }
 

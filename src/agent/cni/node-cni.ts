@@ -16,7 +16,7 @@ export class NodeCni {
     readonly installer: Installer,
   ) {}
 
-  /** The socket first: a plugin that is in the chain already finds somebody to ask. */
+  /** Also after `close`. The socket first: a plugin that is in the chain already finds somebody to ask. */
   async start(): Promise<void> {
     await this.server.listen();
     this.installer.start();

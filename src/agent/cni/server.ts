@@ -23,8 +23,9 @@ export class CniServer {
     this.#server.unref();
   }
 
-  /** Only root may connect. Rejects when the path cannot be had. */
+  /** Also after `close`. Only root may connect. Rejects when the path cannot be had. */
   async listen(): Promise<void> {
+    this.handler.reopen();
     mkdirSync(dirname(this.path), { recursive: true, mode: 0o700 });
     const temporary = `${this.path}.${randomBytes(4).toString('hex')}`;
     if (Buffer.byteLength(temporary) > MAX_SOCKET_PATH_BYTES) {

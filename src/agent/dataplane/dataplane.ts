@@ -48,10 +48,26 @@ export interface Dataplane {
   /** Current sizes: for readiness, tests and config dump. */
   stats(): EngineStats;
 
-  /** Offers all listeners over SCM_RIGHTS to one successor that connects to the Unix socket `path`; resolves when taken. */
-  offerHandover(path: string, generation: number): Promise<BorderResult>;
-  /** Takes listeners from a predecessor at `path`; later `addPod` calls adopt them by uid. No predecessor is no error. */
+  /**
+   * Offers all listeners over SCM_RIGHTS to successors that connect to the Unix socket `path`. Resolves when one of a
+   * higher generation has them and serves: from then on nothing is accepted here, and tunnels take no new streams.
+   */
+  offerHandover(path: string, generation: number): Promise<OfferResult>;
+  /** To be called after `offerHandover`: resolves when that successor is gone; false when this engine is closed. */
+  successorGone(): Promise<boolean>;
+  /** Accepts again, from the listeners that were kept. */
+  resumeAccepting(): void;
+  /** Whether an engine, this one or another, offers its listeners at `path`. */
+  isOffered(path: string): boolean;
+  /**
+   * Takes listeners from a predecessor at `path`, which goes on accepting; later `addPod` calls adopt them by uid. No
+   * predecessor is no error.
+   */
   takeHandover(path: string, generation: number): Promise<HandoverResult>;
+  /** Relieves the predecessor, if there is one. An error when it is gone or did not wait. */
+  completeHandover(): Promise<BorderResult>;
+  /** Closes inherited listeners that no pod has adopted. */
+  forgetInherited(): void;
   /** Stops accepting, lets connections end until `deadlineMs`, then closes the rest with reason `drain`. */
   drain(deadlineMs: number): Promise<number>;
   close(): void;
@@ -248,6 +264,11 @@ export interface BorderResult {
 export interface PodResult extends BorderResult {
   /** True when the listeners came from a predecessor. */
   inherited: boolean;
+}
+
+export interface OfferResult extends BorderResult {
+  /** The successor runs in the same network namespace as this process. */
+  sharesNetwork: boolean;
 }
 
 export interface HandoverResult extends BorderResult {

@@ -14,6 +14,7 @@ import type {
   InstalledCertificate,
   KeyHandle,
   Notice,
+  OfferResult,
   PodResult,
   Read,
   TrustAnchor,
@@ -50,6 +51,9 @@ export class FakeDataplane implements Dataplane {
   #callback: (() => void) | undefined;
   #isWoken = false;
   #isAccepting = true;
+  #predecessor: Offered | undefined;
+  #successor: FakeDataplane | undefined;
+  readonly closed = Promise.withResolvers<void>();
 
   constructor(options: Partial<EngineOptions> = {}, clock: Clock = systemClock) {
     this.#options = { ...DEFAULT_ENGINE_OPTIONS, ...options };
@@ -203,15 +207,30 @@ export class FakeDataplane implements Dataplane {
     };
   }
 
-  offerHandover(path: string, generation: number): Promise<BorderResult> {
-    const { promise, resolve } = Promise.withResolvers<BorderResult>();
-    const take = () => {
+  offerHandover(path: string, generation: number): Promise<OfferResult> {
+    const { promise, resolve } = Promise.withResolvers<OfferResult>();
+    const relieve = (successor: FakeDataplane) => {
       this.#isAccepting = false;
-      resolve(OK);
-      return [...this.pods.keys()];
+      this.#successor = successor;
+      if (offered.get(path)?.owner === this) offered.delete(path);
+      resolve({ ...OK, sharesNetwork: true });
     };
-    offered.set(path, { owner: this, generation, take, abandon: () => resolve(failed('the engine was closed')) });
+    const abandon = () => resolve({ ...failed('the engine was closed'), sharesNetwork: false });
+    offered.set(path, { owner: this, generation, relieve, abandon });
     return promise;
+  }
+
+  async successorGone(): Promise<boolean> {
+    const gone = this.#successor?.closed.promise.then(() => true) ?? Promise.resolve(true);
+    return Promise.race([gone, this.closed.promise.then(() => false)]);
+  }
+
+  resumeAccepting(): void {
+    this.#isAccepting = true;
+  }
+
+  isOffered(path: string): boolean {
+    return offered.has(path);
   }
 
   async takeHandover(path: string, generation: number): Promise<HandoverResult> {
@@ -223,10 +242,20 @@ export class FakeDataplane implements Dataplane {
         pods: [],
       };
     }
-    offered.delete(path);
-    const pods = predecessor.take().sort();
+    this.#predecessor = predecessor;
+    const pods = [...predecessor.owner.pods.keys()].sort();
     for (const uid of pods) this.#inherited.add(uid);
     return { ...OK, pods };
+  }
+
+  async completeHandover(): Promise<BorderResult> {
+    this.#predecessor?.relieve(this);
+    this.#predecessor = undefined;
+    return OK;
+  }
+
+  forgetInherited(): void {
+    this.#inherited.clear();
   }
 
   drain(deadlineMs: number): Promise<number> {
@@ -247,6 +276,7 @@ export class FakeDataplane implements Dataplane {
 
   close(): void {
     this.#isAccepting = false;
+    this.closed.resolve();
     for (const connection of [...this.#connections, ...this.#backlog]) connection.close('the engine is closed');
     for (const [path, { owner, abandon }] of offered) {
       if (owner !== this) continue;
@@ -302,7 +332,7 @@ export class FakeDataplane implements Dataplane {
 interface Offered {
   readonly owner: FakeDataplane;
   readonly generation: number;
-  take(): string[];
+  relieve(successor: FakeDataplane): void;
   abandon(): void;
 }
 

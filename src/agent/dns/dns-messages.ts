@@ -30,6 +30,7 @@ export type ToWorker =
   | { readonly kind: 'update'; readonly changes: readonly DnsChange[] }
   | { readonly kind: 'add'; readonly call: number; readonly pod: DnsPod }
   | { readonly kind: 'remove'; readonly uid: string }
+  | { readonly kind: 'retire' }
   | { readonly kind: 'metrics'; readonly call: number }
   | { readonly kind: 'close'; readonly call: number };
 

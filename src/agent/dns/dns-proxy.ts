@@ -54,6 +54,12 @@ export class DnsProxy {
     this.#post({ kind: 'remove', uid });
   }
 
+  /** A successor has the sockets: what was asked here is answered, and nothing more is read. Pods may be added again. */
+  retire(): void {
+    this.#pods.clear();
+    this.#post({ kind: 'retire' });
+  }
+
   /** Tells what changed, in order. */
   update(changes: readonly DnsChange[]): void {
     if (changes.length > 0) this.#post({ kind: 'update', changes });

@@ -19,7 +19,7 @@ const settings = workerData as DnsWorkerData;
 const sockets = ((await import(settings.sockets)) as PodSocketsModule).openSockets();
 const table = new DnsTable();
 const metrics = new DnsMetrics();
-const pods = new Map<string, { close(): void; port: number }>();
+const pods = new Map<string, { close(): void; retire(): Promise<void>; port: number }>();
 let turn: Promise<void> = Promise.resolve();
 
 port.on('message', (message: ToWorker) => {
@@ -34,6 +34,9 @@ async function handle(message: ToWorker): Promise<void> {
       return answerCall(message.call, () => addPod(message.pod));
     case 'remove':
       return removePod(message.uid);
+    case 'retire':
+      for (const pod of pods.values()) void pod.retire();
+      return pods.clear();
     case 'metrics':
       return answerCall(message.call, async () => metrics.render());
     case 'close':
@@ -77,6 +80,10 @@ async function addPod(pod: DnsPod): Promise<string> {
       port: listeners.port,
       close() {
         listeners.close();
+        counters.release();
+      },
+      async retire() {
+        await listeners.retire(systemClock);
         counters.release();
       },
     });

@@ -1,5 +1,6 @@
 import type { Socket as UdpSocket } from 'node:dgram';
 import type { Server, Socket } from 'node:net';
+import type { Clock } from '../../lib/clock.js';
 import type { PodResolver } from './pod-resolver.js';
 import type { PodSockets } from './pod-sockets.js';
 import { frame, splitFrames } from './tcp-frames.js';
@@ -13,6 +14,8 @@ export class PodListeners {
   readonly #servers: Server[] = [];
   readonly #connections = new Set<Socket>();
   #closed = false;
+  #pending = 0;
+  #idle: () => void = () => undefined;
 
   private constructor(readonly resolver: PodResolver) {}
 
@@ -47,14 +50,37 @@ export class PodListeners {
     for (const connection of this.#connections) connection.destroy();
   }
 
+  /**
+   * Leaves the sockets to a successor that has them too: closes when no query is under way, after a while in any case.
+   * A connection ends when its client is done with it.
+   */
+  async retire(clock: Clock): Promise<void> {
+    for (const server of this.#servers.splice(0)) server.close();
+    if (this.#pending > 0) {
+      const { promise, resolve } = Promise.withResolvers<void>();
+      const cancel = clock.schedule(RETIRE_MS, resolve);
+      this.#idle = resolve;
+      await promise;
+      cancel();
+    }
+    this.#closed = true;
+    for (const socket of this.#udp.splice(0)) socket.close();
+  }
+
   #answerUdp(socket: UdpSocket): void {
     this.#udp.push(socket);
     // A reply that cannot be delivered (the asker has gone) is reported here and means nothing.
     socket.on('error', () => undefined);
     socket.on('message', async (message, from) => {
-      const reply = await this.resolver.resolve(message, 'udp');
-      if (reply !== undefined && !this.#closed) socket.send(reply, from.port, from.address, () => undefined);
+      this.#pending++;
+      const reply = await this.resolver.resolve(message, 'udp').catch(() => undefined);
+      if (reply === undefined || this.#closed) this.#answered();
+      else socket.send(reply, from.port, from.address, () => this.#answered());
     });
+  }
+
+  #answered(): void {
+    if (--this.#pending === 0) this.#idle();
   }
 
   #answerTcp(server: Server): void {
@@ -88,4 +114,6 @@ export class PodListeners {
 
 const MAX_CONNECTIONS = 64;
 const IDLE_MS = 10_000;
+/** Longer than an upstream is waited for. */
+const RETIRE_MS = 10_000;
 const MAX_UNREAD_BYTES = 512 * 1024;

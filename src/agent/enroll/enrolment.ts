@@ -3,7 +3,7 @@ import type { Logger } from '../../telemetry/log.js';
 import { podUid } from '../store/facts.js';
 import { type CaptureReason, captureOf, type PodRecord } from './pod-record.js';
 import type { PodSource } from './pod-source.js';
-import { type PodState, PodTask } from './pod-task.js';
+import { attempt, type PodState, PodTask } from './pod-task.js';
 
 /** What is done for a captured pod. Idempotent; errors are sentences. */
 export interface EnrolmentStep {
@@ -13,6 +13,10 @@ export interface EnrolmentStep {
   enrol(pod: EnrolledPod): Promise<string | undefined>;
   /** In reverse order. What is not there is no error. */
   unenrol(pod: EnrolledPod, why: string): Promise<string | undefined>;
+  /** May be taken while a predecessor still serves: it costs time, and nobody else notices it. */
+  readonly ahead?: true;
+  /** What it makes belongs to the node: it is left to a successor as it is. */
+  readonly ofNode?: true;
   /** What has drifted from what `enrol` made, one sentence each. */
   audit?(pod: EnrolledPod): Promise<readonly string[]>;
 }
@@ -54,14 +58,39 @@ export class Enrolment {
   readonly #tasks = new Map<string, PodTask>();
   readonly #waiting = new Set<() => void>();
   readonly #suspicions = new Map<string, { again: boolean }>();
-  #listed = false;
+  #isListed = false;
+  #mode: 'idle' | 'preparing' | 'working' | 'standing by' = 'idle';
+  /** What the source said last. */
+  #current: ReadonlyMap<string, PodRecord> | undefined;
+  readonly #prepared = new Map<string, PodRecord>();
   #cancelAudit: () => void = () => undefined;
 
   constructor(readonly parts: EnrolmentParts) {}
 
+  /** Takes the steps that may be taken ahead, for all captured pods as they come and go, and no other. */
+  async prepare(): Promise<void> {
+    await this.#begin('preparing');
+  }
+
   async start(): Promise<void> {
     this.#auditLater();
-    await this.parts.source.start((records) => this.#list(records));
+    await this.#begin('working');
+  }
+
+  /** A successor enrols from now on. Of pods that go, what this process holds is let go; the node's share is left. */
+  standBy(): void {
+    this.#mode = 'standing by';
+    this.#cancelAudit();
+    for (const task of this.#tasks.values()) task.stop();
+    void this.#listed();
+  }
+
+  /** The successor is gone: all steps are taken again. */
+  resume(): void {
+    this.#mode = 'working';
+    for (const task of this.#tasks.values()) task.again();
+    this.#auditLater();
+    void this.#listed();
   }
 
   /** Stops looking; what is enrolled stays so. */
@@ -73,7 +102,12 @@ export class Enrolment {
 
   /** True once the first list has come and each of its pods has been tried once. */
   get settled(): boolean {
-    return this.#listed && [...this.#tasks.values()].every((task) => task.tried);
+    return this.#mode !== 'preparing' && this.#isListed && [...this.#tasks.values()].every((task) => task.tried);
+  }
+
+  /** True once the first list has come and been prepared for. */
+  get prepared(): boolean {
+    return this.#isListed;
   }
 
   /**
@@ -134,6 +168,13 @@ export class Enrolment {
     return undefined;
   }
 
+  async #begin(mode: 'preparing' | 'working'): Promise<void> {
+    const isStarted = this.#mode !== 'idle';
+    this.#mode = mode;
+    if (!isStarted) await this.parts.source.start((records) => this.#list(records));
+    else await this.#listed();
+  }
+
   #list(records: readonly PodRecord[]): void {
     const current = new Map<string, PodRecord>();
     for (const record of records) {
@@ -142,10 +183,54 @@ export class Enrolment {
       // Two pods of one name: one is on its way out.
       if (rival === undefined || liveliness(record) >= liveliness(rival)) current.set(uid, record);
     }
-    for (const [uid, task] of this.#tasks) if (!current.has(uid)) task.aim(undefined);
-    for (const [uid, record] of current) this.#task(uid, record).aim(record);
-    this.#listed = true;
+    this.#current = current;
+    void this.#listed();
+  }
+
+  async #listed(): Promise<void> {
+    const current = this.#current;
+    if (current === undefined) return;
+    if (this.#mode === 'preparing') await this.#prepareFor(current);
+    else if (this.#mode === 'standing by') this.#letGo(current);
+    else {
+      await this.#forgetPrepared((uid) => !current.has(uid));
+      for (const [uid, task] of this.#tasks) if (!current.has(uid)) task.aim(undefined);
+      for (const [uid, record] of current) this.#task(uid, record).aim(record);
+    }
+    this.#isListed = true;
     this.#look();
+  }
+
+  async #prepareFor(current: ReadonlyMap<string, PodRecord>): Promise<void> {
+    await this.#forgetPrepared((uid, record) => {
+      const now = current.get(uid);
+      return now === undefined || !captureOf(now).captured || now.serviceAccount !== record.serviceAccount;
+    });
+    const steps = this.parts.steps.filter(({ ahead }) => ahead === true);
+    for (const [uid, record] of current) {
+      if (!captureOf(record).captured) continue;
+      this.#prepared.set(uid, record);
+      for (const step of steps) await attempt(() => step.enrol({ uid, record }));
+    }
+  }
+
+  async #forgetPrepared(isOver: (uid: string, record: PodRecord) => boolean): Promise<void> {
+    const steps = this.parts.steps.filter(({ ahead }) => ahead === true).toReversed();
+    for (const [uid, record] of [...this.#prepared]) {
+      if (!isOver(uid, record)) continue;
+      this.#prepared.delete(uid);
+      for (const step of steps) await attempt(() => step.unenrol({ uid, record }, 'pod deleted'));
+    }
+    if (this.#mode === 'working') this.#prepared.clear();
+  }
+
+  #letGo(current: ReadonlyMap<string, PodRecord>): void {
+    for (const [uid, task] of this.#tasks) {
+      const record = current.get(uid);
+      if (record === undefined) void task.letGo('pod deleted');
+      else if (!captureOf(record).captured) void task.letGo('pod left the mesh');
+      else if (!task.isFor(record)) void task.letGo('pod replaced');
+    }
   }
 
   #look(): void {

@@ -25,6 +25,8 @@ export class PodTask {
   #netnsId = '';
   #tried = false;
   #running = false;
+  #stopped = false;
+  #run: Promise<void> = Promise.resolve();
   #error = '';
   #cancelRetry: () => void = () => undefined;
   readonly #backOff: BackOff;
@@ -70,13 +72,14 @@ export class PodTask {
     if (record !== undefined) this.record = record;
     this.#aim = record;
     this.#cancelRetry();
-    void this.#run();
+    this.#walk();
   }
 
   /** Looks for drift; what has drifted is enrolled again. False: it is being worked on, and nobody looked. */
   async audit(): Promise<boolean> {
     const touched = this.#touched;
     if (this.#running) return false;
+    if (this.#stopped) return true;
     if (touched === undefined || !this.#complete) return true;
     const drifts: string[] = [];
     for (const { audit } of this.parts.steps) {
@@ -88,12 +91,41 @@ export class PodTask {
     this.parts.log.warn({ pod: this.#name, drifts }, 'a pod has drifted; it is enrolled again');
     this.parts.drifted?.();
     this.#complete = false;
-    await this.#run();
+    this.#walk();
+    await this.#run;
     return true;
   }
 
+  /** Takes no step more; one under way is finished. */
   stop(): void {
+    this.#stopped = true;
     this.#cancelRetry();
+  }
+
+  /** After `stop`: with the next aim all steps are taken again. */
+  again(): void {
+    this.#stopped = false;
+    this.#complete = false;
+  }
+
+  /** Whether what was enrolled, if anything was, is this pod. */
+  isFor(record: PodRecord): boolean {
+    return this.#touched === undefined || (this.#touched.uid === record.uid && this.#touched.netns === record.netns);
+  }
+
+  /** After `stop`: undoes what is this process's own. What is the node's belongs to a successor. */
+  async letGo(why: string): Promise<void> {
+    await this.#run;
+    const touched = this.#touched;
+    if (touched === undefined || !this.#stopped) return;
+    this.#touched = undefined;
+    this.#complete = false;
+    this.parts.watch?.remove(this.uid);
+    const own = this.parts.steps.filter(({ ofNode }) => ofNode !== true);
+    for (const step of own.toReversed()) await attempt(() => step.unenrol({ uid: this.uid, record: touched }, why));
+    this.parts.source.released(touched);
+    this.parts.log.info({ pod: this.#name, why }, 'a pod that a successor has is let go');
+    this.ended();
   }
 
   get #name(): string {
@@ -104,12 +136,15 @@ export class PodTask {
     return this.#aim !== undefined && captureOf(this.#aim).captured ? this.#aim : undefined;
   }
 
-  async #run(): Promise<void> {
-    if (this.#running) return;
+  #walk(): void {
+    if (!this.#running && !this.#stopped) this.#run = this.#toAim();
+  }
+
+  async #toAim(): Promise<void> {
     this.#running = true;
     try {
       let error: string | undefined;
-      while (error === undefined && !this.#isThere()) error = await this.#step();
+      while (error === undefined && !this.#stopped && !this.#isThere()) error = await this.#step();
       this.#settle(error);
     } finally {
       this.#running = false;
@@ -206,7 +241,7 @@ export class PodTask {
       { pod: this.#name, error, retryInMs: Math.round(retryInMs) },
       'a pod is not where it should be yet',
     );
-    this.#cancelRetry = clock.schedule(retryInMs, () => void this.#run());
+    this.#cancelRetry = clock.schedule(retryInMs, () => this.#walk());
   }
 }
 
@@ -216,7 +251,7 @@ function isAnothers(record: PodRecord): boolean {
 }
 
 /** A step that throws has a bug; the pod's other steps and the other pods go on. */
-async function attempt(step: () => Promise<string | undefined>): Promise<string | undefined> {
+export async function attempt(step: () => Promise<string | undefined>): Promise<string | undefined> {
   try {
     return await step();
   } catch (error) {

@@ -15,6 +15,7 @@ export function storeStep(
 ): EnrolmentStep {
   return {
     name: 'store',
+    ahead: true,
     async enrol(pod) {
       apply(localPod(pod, trustDomain));
       return undefined;
@@ -30,6 +31,7 @@ export function storeStep(
 export function certificateStep(trustDomain: string, certificates: Certificates): EnrolmentStep {
   return {
     name: 'certificate',
+    ahead: true,
     async enrol(pod) {
       certificates.hold(localPod(pod, trustDomain).identity, pod.uid);
       return undefined;
@@ -105,6 +107,7 @@ export function redirectSteps(
     redirection: {
       name: 'redirection',
       staysInPod: true,
+      ofNode: true,
       enrol: async (pod) => errorOf(await redirector.apply(redirected(pod))),
       unenrol: async (pod) => errorOf(await redirector.release(redirected(pod))),
       async audit(pod) {
@@ -115,6 +118,7 @@ export function redirectSteps(
     translation: {
       name: 'translation',
       staysInPod: true,
+      ofNode: true,
       enrol: async () => undefined,
       unenrol: async (pod) => errorOf(await redirector.remove(redirected(pod))),
     },
@@ -125,6 +129,7 @@ export function redirectSteps(
 export function guardStep(guard: PodGuard): EnrolmentStep {
   return {
     name: 'guard',
+    ofNode: true,
     async enrol({ uid, record }) {
       const result = await guard.put(uid, { ips: record.ips, nameservers: record.nameservers });
       return result.ok ? undefined : result.error;

@@ -104,6 +104,20 @@ export class NodeGuard {
     });
   }
 
+  /** A successor keeps the rules from now on. */
+  standBy(): void {
+    this.close();
+    this.#cancel = undefined;
+  }
+
+  /** The successor is gone: what it left is replaced as pods are put again. */
+  resume(): void {
+    this.#closed = false;
+    this.#pods.clear();
+    this.#complete = { ...this.#complete, pods: false };
+    this.#known = undefined;
+  }
+
   /** Stops looking; the rules stay. */
   close(): void {
     this.#closed = true;

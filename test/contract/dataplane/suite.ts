@@ -270,7 +270,30 @@ export function dataplaneSuite(t: Test, open: OpenHarness): void {
       return result.pods.length > 0 ? result : undefined;
     });
     t.match(handover, { ok: true, pods: [POD] });
-    t.match(await taken, { ok: true });
+    t.ok(successor.dataplane.isOffered(path), 'the predecessor serves until it is told that it need not');
+    t.match(await successor.dataplane.completeHandover(), { ok: true });
+    t.match(await taken, { ok: true, sharesNetwork: true });
+    t.notOk(successor.dataplane.isOffered(path));
+    const gone = predecessor.dataplane.successorGone();
+    successor.dataplane.close();
+    t.equal(await gone, true, 'a successor that ends is noticed');
+    predecessor.dataplane.resumeAccepting();
+    const desk = new Desk(predecessor.dataplane);
+    const client = predecessor.connect(A, 8000);
+    desk.answer(direct(await desk.offer(1), predecessor.server));
+    t.equal(await client.decided, 'open', 'the predecessor accepts again');
+  });
+
+  t.test('a lower generation takes nothing', async (t) => {
+    await using predecessor = await open();
+    const path = join(tmpdir(), `meltemi-contract-low-${process.pid}-${Date.now()}.sock`);
+    const taken = predecessor.dataplane.offerHandover(path, 5);
+    await using other = await open();
+    await until(async () => (other.dataplane.isOffered(path) ? true : undefined));
+    t.match(await other.dataplane.takeHandover(path, 5), { ok: false, pods: [] });
+    t.match(await other.dataplane.completeHandover(), { ok: true }, 'nobody is relieved');
+    predecessor.dataplane.close();
+    t.match(await taken, { ok: false });
   });
 
   t.test('draining closes what does not end in time and counts it', async (t) => {

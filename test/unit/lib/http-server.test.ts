@@ -33,6 +33,15 @@ t.test('a route that throws is an answer of 500', async (t) => {
   t.strictSame(await getOverSocket(path, '/'), { status: 500, body: 'out of order\n' });
 });
 
+t.test('a later server on the same path replaces the first, and outlives it', async (t) => {
+  const path = await serve(t, { 'GET /': () => ({ body: 'first' }) });
+  const first = await serveHttp(new Map<string, Route>([['GET /', () => ({ body: 'second' })]]), { path });
+  const second = await serveHttp(new Map<string, Route>([['GET /', () => ({ body: 'third' })]]), { path });
+  t.teardown(() => second.close());
+  await new Promise((resolve) => first.close(resolve));
+  t.match(await getOverSocket(path, '/'), { body: 'third' });
+});
+
 t.test('big integers become text', async (t) => {
   t.equal(json({ n: 2n ** 60n }).body, '{\n  "n": "1152921504606846976"\n}\n');
 });

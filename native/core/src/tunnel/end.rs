@@ -65,6 +65,7 @@ impl Worker {
         // A server that does not take our certificate says so only after the handshake.
         let was_good = is_open && tunnel.reader.is_settled();
         self.shared.tunnels.fetch_sub(1, Relaxed);
+        self.shared.handshakes.fetch_sub(usize::from(!is_open && !tunnel.is_client()), Relaxed);
         tunnel.pod.tunnels.fetch_sub(usize::from(!tunnel.is_client()), Relaxed);
         if let Some(key) = &tunnel.key {
             self.pool.remove(key, slot);

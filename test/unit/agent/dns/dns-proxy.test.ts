@@ -36,6 +36,28 @@ t.test('updates and pods come and go', async (t) => {
   await t.rejects(askTcp('web', 'A', '127.0.0.1', port));
 });
 
+t.test('a retired proxy answers what it was asked and reads nothing more, until pods are added again', async (t) => {
+  const asked = Promise.withResolvers<void>();
+  const answer = Promise.withResolvers<void>();
+  const nameserver = await startNameserver(async (query) => {
+    asked.resolve();
+    await answer.promise;
+    return addressReply(query, '192.0.2.1');
+  });
+  t.teardown(() => nameserver.close());
+  const { proxy } = await start(t, [service('web', ['10.96.0.1'])]);
+  const port = await add(proxy, { nameservers: [nameserver.address] });
+  const slow = askUdp('example.com', 'A', '127.0.0.1', port);
+  await asked.promise;
+  proxy.retire();
+  await proxy.metrics();
+  answer.resolve();
+  t.match(await slow, { records: [{ data: '192.0.2.1' }] });
+  await t.rejects(askUdp('web', 'A', '127.0.0.1', port, 300));
+  const again = await add(proxy, { nameservers: [nameserver.address] });
+  t.match(await askUdp('web', 'A', '127.0.0.1', again), { records: [{ data: '10.96.0.1' }] });
+});
+
 t.test('a pod whose sockets cannot be made is an error that names it', async (t) => {
   const { proxy } = await start(
     t,

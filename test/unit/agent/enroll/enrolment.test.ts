@@ -25,7 +25,7 @@ function pod(name: string, more: Partial<Record<keyof PodRecord, unknown>> = {})
   return parsed.value;
 }
 
-async function setUp(leftovers: readonly string[] = []) {
+async function setUp(leftovers: readonly string[] = [], begin: 'start' | 'prepare' = 'start') {
   const clock = new ManualClock();
   const did: string[] = [];
   const failing = new Set<string>();
@@ -60,14 +60,18 @@ async function setUp(leftovers: readonly string[] = []) {
   };
   const enrolment = new Enrolment({
     source,
-    steps: [step('one'), step('two')],
+    steps: [
+      { ...step('one'), ahead: true },
+      { ...step('two'), ofNode: true },
+    ],
     cluster: 'Kubernetes',
     netnsId: (path) => netnsIds.get(path) ?? (path === '' ? '' : `id of ${path}`),
     clock,
     log: logger('enroll'),
     random: () => 0,
   });
-  await enrolment.start();
+  if (begin === 'start') await enrolment.start();
+  else await enrolment.prepare();
   return {
     clock,
     enrolment,
@@ -76,6 +80,11 @@ async function setUp(leftovers: readonly string[] = []) {
     reports,
     netnsIds,
     released,
+    /** What was done since the last time. */
+    async done(): Promise<string[]> {
+      await settled();
+      return did.splice(0);
+    },
     /** Shows the list, and what was done since the last time. */
     async show(...pods: PodRecord[]): Promise<string[]> {
       list(pods);
@@ -105,6 +114,60 @@ t.test('a captured pod goes through the steps in order, and back in reverse orde
   t.strictSame(await show(pod('a')), ['one+ a', 'two+ a']);
   t.strictSame(await show(), ['two- a: pod deleted', 'one- a: pod deleted']);
   t.strictSame(enrolment.states(), []);
+});
+
+t.test('while a predecessor serves only what may be done ahead is done', async (t) => {
+  const { show, enrolment, done, reports } = await setUp([], 'prepare');
+  t.equal(enrolment.prepared, false);
+  t.strictSame(await show(pod('a'), pod('b'), pod('c', { namespaceLabels: {} })), ['one+ a', 'one+ b']);
+  t.equal(enrolment.prepared, true);
+  t.equal(enrolment.settled, false);
+  t.strictSame(await show(pod('a')), ['one- b: pod deleted', 'one+ a']);
+  t.equal(reports.size, 0);
+  await enrolment.start();
+  t.strictSame(await done(), ['one+ a', 'two+ a']);
+  t.equal(enrolment.settled, true);
+  t.equal(reports.get('a'), 'enabled');
+});
+
+t.test('what was prepared and is gone at the start is undone', async (t) => {
+  const { show, enrolment } = await setUp([], 'prepare');
+  await show(pod('a'));
+  const started = enrolment.start();
+  t.strictSame(await show(), ['one+ a', 'two+ a', 'two- a: pod deleted', 'one- a: pod deleted']);
+  await started;
+});
+
+t.test("beside a successor it lets go of pods that go, and leaves to the node what is the node's", async (t) => {
+  const { show, enrolment, reports, later, drifted } = await setUp();
+  await show(pod('a'), pod('b'), pod('c'), pod('d'));
+  enrolment.standBy();
+  t.strictSame(await show(pod('b'), pod('c', { namespaceLabels: {} }), pod('d', { uid: 'new' }), pod('e')), [
+    'one- a: pod deleted',
+    'one- c: pod left the mesh',
+    'one- d: pod replaced',
+  ]);
+  t.equal(reports.get('c'), 'enabled', 'what is reported is the business of the successor');
+  drifted.push('something');
+  t.strictSame(await later(120_000), [], 'no audit');
+  enrolment.resume();
+  t.strictSame((await later(0)).sort(), ['one+ b', 'one+ d', 'one+ e', 'two+ b', 'two+ d', 'two+ e']);
+  t.same(
+    enrolment
+      .states()
+      .map(({ name, state }) => `${name} ${state}`)
+      .sort(),
+    ['b enabled', 'c none', 'd enabled', 'e enabled'],
+  );
+});
+
+t.test('a retry that is due when a successor takes over is left to it', async (t) => {
+  const { show, enrolment, later, failing } = await setUp();
+  failing.add('two a');
+  t.strictSame(await show(pod('a')), ['one+ a', 'two+ a']);
+  enrolment.standBy();
+  t.strictSame(await later(60_000), []);
+  t.strictSame(await show(), ['one- a: pod deleted']);
 });
 
 t.test('showing the same again does nothing', async (t) => {
