@@ -1,8 +1,11 @@
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import t from 'tap';
+import t, { type Test } from 'tap';
+import { conditionsOf, KINDS_WITH_CONDITIONS } from '../../src/control/status/conditions.js';
 import { judge } from '../../src/control/validate/admission-review.js';
+import { err, ok, type Result } from '../../src/lib/result.js';
 import { formatYaml, readYamlDocuments } from '../../src/lib/yaml.js';
+import { type KubernetesObject, type ParseError, parseObject } from '../../src/model/kubernetes/object.js';
 import { derivedMesh } from '../support/derived-mesh.js';
 
 /**
@@ -37,11 +40,34 @@ for (const name of readdirSync(cases).sort()) {
       }),
     );
     t.equal(Object.keys(said).length, objects.length, 'every object has a name of its own');
-    const want = join(cases, name, 'want.yaml');
-    const got = formatYaml(said);
-    if (process.env.UPDATE === '1' || !existsSync(want)) writeFileSync(want, got);
-    t.equal(got, readFileSync(want, 'utf8'));
+    compare(t, join(cases, name, 'want.yaml'), said);
+    const conditions = objects.flatMap((object) => {
+      const kind = KINDS_WITH_CONDITIONS.find((each) => each === object.kind);
+      const parsed = readKnown(object);
+      if (kind === undefined) return [];
+      const { namespace, name } = object.metadata;
+      const all = conditionsOf(kind, parsed, facts);
+      return [
+        [
+          `${kind} ${namespace}/${name}`,
+          all.map(({ type, status, reason, message }) => `${type}=${status} ${reason}: ${message}`),
+        ] as const,
+      ];
+    });
+    compare(t, join(cases, name, 'conditions.yaml'), Object.fromEntries(conditions));
   });
+}
+
+function readKnown(object: unknown): Result<KubernetesObject, ParseError> {
+  const parsed = parseObject(object);
+  if (!parsed.ok) return parsed;
+  return 'object' in parsed.value ? ok(parsed.value.object) : err({ object: '', problems: [parsed.value.ignored] });
+}
+
+function compare(t: Test, want: string, value: unknown): void {
+  const got = formatYaml(value);
+  if (process.env.UPDATE === '1' || !existsSync(want)) writeFileSync(want, got);
+  t.equal(got, readFileSync(want, 'utf8'));
 }
 
 interface Applied {

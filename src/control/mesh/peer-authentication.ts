@@ -79,18 +79,30 @@ export function peerAuthenticationWarnings(
   siblings: readonly PeerAuthentication[],
   rootNamespace: string,
 ): readonly string[] {
-  const { namespace } = policy.metadata;
-  const warnings: string[] = [];
-  if (policy.selector !== undefined && namespace === rootNamespace) {
-    warnings.push(`has a selector in the root namespace ${namespace}: it selects nobody`);
+  const why = whyIneffective(policy, siblings, rootNamespace);
+  const disabled = policy.mode === 'DISABLE' || [...policy.portModes.values()].includes('DISABLE');
+  return [
+    ...(why === undefined ? [] : [why]),
+    ...(disabled ? ['mode DISABLE means PERMISSIVE here: callers inside the mesh still use mutual TLS'] : []),
+  ];
+}
+
+/** Why nothing of a policy has an effect; undefined when something has. `siblings` have no selector either. */
+export function whyIneffective(
+  policy: PeerAuthentication,
+  siblings: readonly PeerAuthentication[],
+  rootNamespace: string,
+): string | undefined {
+  const { metadata, selector } = policy;
+  if (selector !== undefined) {
+    return metadata.namespace === rootNamespace
+      ? `has a selector in the root namespace ${rootNamespace}: it selects nobody`
+      : undefined;
   }
   const first = oldest(siblings);
-  if (policy.selector === undefined && first !== undefined && keyOf(first.metadata) !== keyOf(policy.metadata)) {
-    warnings.push(`has no effect: ${first.metadata.name} is older and covers the same`);
-  }
-  const disabled = policy.mode === 'DISABLE' || [...policy.portModes.values()].includes('DISABLE');
-  if (disabled) warnings.push('mode DISABLE means PERMISSIVE here: callers inside the mesh still use mutual TLS');
-  return warnings;
+  return first !== undefined && keyOf(first.metadata) !== keyOf(metadata)
+    ? `has no effect: ${first.metadata.name} is older and covers the same`
+    : undefined;
 }
 
 function effectiveMode(policy: PeerAuthentication | undefined, inherited: MutualTlsMode): MutualTlsMode {

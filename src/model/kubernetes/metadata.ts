@@ -43,6 +43,11 @@ export function readMetadata(object: Fields, scope: 'cluster' | 'namespaced'): M
   };
 }
 
+/** Counts the versions of an object's spec; 0 when unknown. */
+export function readGeneration(object: Fields): number {
+  return object.object('metadata').optionalInteger('generation', 0, Number.MAX_SAFE_INTEGER) ?? 0;
+}
+
 /** The controller among the owner references. */
 export function readController(object: Fields): Owner | undefined {
   return object

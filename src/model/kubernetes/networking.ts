@@ -1,7 +1,7 @@
 import { canonicalIp } from '../../lib/ip.js';
 import type { Fields } from './fields.js';
 import { hostProblem } from './host-names.js';
-import { type Labels, type Metadata, readMetadata, type Selector } from './metadata.js';
+import { type Labels, type Metadata, readGeneration, readMetadata, type Selector } from './metadata.js';
 import { refuseDryRun } from './security.js';
 import { readSelector } from './selector.js';
 import { checkEndpoint, checkServiceEntry } from './service-entry-checks.js';
@@ -11,6 +11,7 @@ import { checkEndpoint, checkServiceEntry } from './service-entry-checks.js';
 export interface ServiceEntry {
   readonly kind: 'ServiceEntry';
   readonly metadata: Metadata;
+  readonly generation: number;
   /** Lower case, at least one. */
   readonly hosts: readonly string[];
   /** CIDR blocks. */
@@ -41,6 +42,7 @@ export interface WorkloadEntry {
   readonly kind: 'WorkloadEntry';
   /** Its labels are those of the object and of the spec, the spec's winning. */
   readonly metadata: Metadata;
+  readonly generation: number;
   readonly spec: WorkloadEntrySpec;
 }
 
@@ -81,6 +83,7 @@ export function readServiceEntry(object: Fields): ServiceEntry {
   return {
     kind: 'ServiceEntry',
     metadata,
+    generation: readGeneration(object),
     ...entry,
     statusAddresses: object.object('status').objects('addresses', (each) => ({
       host: each.string('host'),
@@ -104,7 +107,12 @@ export function readWorkloadEntry(object: Fields): WorkloadEntry {
   const metadata = readMetadata(object, 'namespaced');
   refuseDryRun(object, metadata);
   const spec = readWorkloadEntrySpec(object.object('spec'));
-  return { kind: 'WorkloadEntry', metadata: { ...metadata, labels: { ...metadata.labels, ...spec.labels } }, spec };
+  return {
+    kind: 'WorkloadEntry',
+    generation: readGeneration(object),
+    metadata: { ...metadata, labels: { ...metadata.labels, ...spec.labels } },
+    spec,
+  };
 }
 
 function readWorkloadEntrySpec(spec: Fields): WorkloadEntrySpec {

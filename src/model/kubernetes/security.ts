@@ -1,5 +1,5 @@
 import type { Fields } from './fields.js';
-import { type Metadata, readMetadata, type Selector } from './metadata.js';
+import { type Metadata, readGeneration, readMetadata, type Selector } from './metadata.js';
 import {
   attributeProblem,
   parsePort,
@@ -17,6 +17,7 @@ import { readSelector, readTargetRefs, type TargetRef } from './selector.js';
 export interface AuthorizationPolicy {
   readonly kind: 'AuthorizationPolicy';
   readonly metadata: Metadata;
+  readonly generation: number;
   readonly selector: Selector;
   /** With any, it is meant for waypoints or gateways, not for the node agent. */
   readonly targetRefs: readonly TargetRef[];
@@ -70,6 +71,7 @@ export type PolicyCondition =
 export interface PeerAuthentication {
   readonly kind: 'PeerAuthentication';
   readonly metadata: Metadata;
+  readonly generation: number;
   readonly selector: Selector;
   readonly mode: MutualTlsMode;
   readonly portModes: ReadonlyMap<number, MutualTlsMode>;
@@ -86,6 +88,7 @@ export function readAuthorizationPolicy(object: Fields): AuthorizationPolicy {
   return {
     kind: 'AuthorizationPolicy',
     metadata,
+    generation: readGeneration(object),
     selector: readSelector(spec, 'selector', 'matchLabels'),
     targetRefs: readTargetRefs(spec),
     action,
@@ -231,6 +234,7 @@ export function readPeerAuthentication(object: Fields): PeerAuthentication {
   return {
     kind: 'PeerAuthentication',
     metadata,
+    generation: readGeneration(object),
     selector: selectsAll ? undefined : selector,
     mode: readMode(spec.object('mtls')),
     portModes,

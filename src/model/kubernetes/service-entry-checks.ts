@@ -7,7 +7,7 @@ import { impossibleLabels } from './selector.js';
 /** What each resolution asks of the rest of a ServiceEntry, and what its parts ask of each other. */
 export function checkServiceEntry(
   spec: Fields,
-  entry: Omit<ServiceEntry, 'kind' | 'metadata' | 'statusAddresses'>,
+  entry: Omit<ServiceEntry, 'kind' | 'metadata' | 'generation' | 'statusAddresses'>,
 ): void {
   const { resolution, endpoints, hosts } = entry;
   if (spec.has('workloadSelector') && endpoints.length > 0)
