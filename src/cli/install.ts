@@ -41,7 +41,7 @@ interface Options extends ClusterOptions {
 function withInstallOptions(command: Command): Command {
   const collect = (value: string, all: readonly string[]) => [...all, value];
   return withClusterOptions(command)
-    .option('--revision <name>', 'a control plane beside others; only the first brings agents')
+    .option('--revision <name>', 'a control plane and agents beside the others, for pods with istio.io/rev=NAME')
     .option('--image <repository[:tag]>', 'instead of meltemi:VERSION')
     .option('-f, --values <file>', 'YAML in the shape of daemonset/chart/values.yaml; several are merged', collect, [])
     .option('--set <name=value>', 'one value, as Helm reads it; several are merged', collect, [])
@@ -76,8 +76,7 @@ async function run(
 function chosenValues({ values: files, set, revision, image }: Options): Values {
   const fromFiles = files.map((path) => parseValues(path, readFileSync(path, 'utf8')));
   const own: Values[] = [];
-  // Agents are there once: another control plane comes without them, unless somebody says otherwise.
-  if (revision !== undefined) own.push({ revision, ...(revision === '' ? {} : { agent: { enabled: false } }) });
+  if (revision !== undefined) own.push({ revision });
   if (image !== undefined) own.push({ image: imageOf(image) });
   return [...own, ...fromFiles, ...set.map(parseSet)].reduce<Values>(mergeSet, {});
 }

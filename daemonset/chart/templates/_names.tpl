@@ -50,7 +50,7 @@ leaderElection: true
 {{- end -}}
 
 {{- define "meltemi.upstream" -}}
-address: meltemi{{ with .Values.agent.revision | default .Values.revision }}-{{ . }}{{ end }}.{{ .Release.Namespace }}.svc:15012
+address: meltemi{{ include "meltemi.suffix" . }}.{{ .Release.Namespace }}.svc:15012
 serverName: meltemi.{{ .Release.Namespace }}.svc
 rootCert: /var/run/secrets/istio/root-cert.pem
 token: /var/run/secrets/tokens/istio-token
@@ -58,7 +58,7 @@ token: /var/run/secrets/tokens/istio-token
 
 {{- define "meltemi.agentConfig" -}}
 {{ include "meltemi.mesh" . }}
-revision: {{ .Values.agent.revision | default .Values.revision | quote }}
+revision: {{ .Values.revision | quote }}
 xds:
 {{ include "meltemi.upstream" . | indent 2 }}
 ca:
@@ -66,11 +66,12 @@ ca:
 pods:
   kubernetes: true
 cni:
-  enabled: {{ .Values.cni.enabled }}
+  enabled: {{ and .Values.cni.enabled (not .Values.revision) }}
   socket: /run/meltemi/cni.sock
   binDir: {{ .Values.cni.binDir | quote }}
   confDir: {{ .Values.cni.confDir | quote }}
   exemptNamespaces: {{ append .Values.cni.exemptNamespaces .Release.Namespace | toJson }}
+crlPath: /var/run/secrets/crl/ca-crl.pem
 stateDir: /run/meltemi
 meshPrefixes: {{ toJson .Values.agent.meshPrefixes }}
 drainSeconds: {{ int .Values.agent.drainSeconds }}

@@ -1,6 +1,6 @@
 import type { ApiObject, KubeApi } from '../../kube/api.js';
 import { RESOURCES } from '../../kube/resources.js';
-import { listAll } from './objects.js';
+import { INSTANCE, listAll } from './objects.js';
 import { type RolloutOptions, waitForRollout } from './rollout.js';
 
 /**
@@ -13,7 +13,7 @@ export function cleanupDaemonSet(agent: ApiObject): ApiObject {
   const container = pod.containers[0];
   if (container === undefined) throw new Error('a bug: the agents have no container');
   // Without the identity: there may be no control plane any more, and nobody is asked.
-  const gone = new Set(['root-cert', 'token']);
+  const gone = new Set(['root-cert', 'crl', 'token']);
   const { readinessProbe, ports, ...kept } = container;
   const labels = { 'app.kubernetes.io/name': CLEANUP, 'istio.io/dataplane-mode': 'none' };
   const { serviceAccountName, ...rest } = pod;
@@ -79,7 +79,8 @@ export async function deleteDaemonSet(
 ): Promise<void> {
   const until = now() + timeoutMs;
   const found = await api.delete(RESOURCES.DaemonSet, { namespace, name }, { propagation: 'Foreground' });
-  const pods = () => listAll(api, RESOURCES.Pod, { namespace, labelSelector: `app.kubernetes.io/name=${name}` });
+  const labelSelector = podsOf(name);
+  const pods = () => listAll(api, RESOURCES.Pod, { namespace, labelSelector });
   let left = await pods();
   if (found) say(`DaemonSet ${namespace}/${name}: removed, waiting for ${left.length} pods to end`);
   while (left.length > 0) {
@@ -90,6 +91,12 @@ export async function deleteDaemonSet(
     await pause(500);
     left = await pods();
   }
+}
+
+/** Agents of a revision have the name of all agents, and their revision's instance. */
+function podsOf(daemonSet: string): string {
+  if (daemonSet === CLEANUP) return `app.kubernetes.io/name=${CLEANUP}`;
+  return `app.kubernetes.io/name=meltemi-agent,${INSTANCE}=${daemonSet.replace('-agent', '')}`;
 }
 
 async function whatTheySaid(api: KubeApi, namespace: string): Promise<string> {

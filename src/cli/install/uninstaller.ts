@@ -37,16 +37,21 @@ export async function uninstall(api: KubeApi, chart: Chart, options: UninstallOp
   const instance = instanceOf(revision);
   const ours = all.filter((each) => labelOf(each, INSTANCE) === instance);
   const others = new Set(all.map((each) => labelOf(each, INSTANCE)).filter((each) => each !== instance));
+  if (revision === '' && others.size > 0 && ours.length > 0) {
+    throw new Error(`${[...others].join(', ')} shares its account and its CNI plugin: uninstall --revision that first`);
+  }
   if (ours.length === 0) say(`Nothing of ${instance} is in the cluster.`);
 
   // A webhook whose server is going would stand in the way of everybody.
   for (const each of ours.filter(({ kind }) => kind === 'ValidatingWebhookConfiguration')) await remove(api, each, say);
-  const hadAgents = ours.some(({ metadata }) => metadata.name === AGENT);
+  const hadAgents = ours.some(({ metadata }) => metadata.name === agentOf(revision));
   if (hadAgents) {
-    await deleteDaemonSet(api, namespace, AGENT, options);
-    if (!options.skipNodes) await cleanEveryNode(api, chart, ours, options);
-    await releaseNodes(api, say);
-    await releasePods(api, say);
+    await deleteDaemonSet(api, namespace, agentOf(revision), options);
+    // What cleans a node cleans it of every revision.
+    if (others.size > 0) say('Nodes: cleaned when the last revision goes');
+    else if (!options.skipNodes) await cleanEveryNode(api, chart, ours, options);
+    if (revision === '') await releaseNodes(api, say);
+    if (others.size === 0) await releasePods(api, say);
   }
   for (const each of ours.toReversed()) await remove(api, each, say);
   if (others.size > 0) {
@@ -67,8 +72,9 @@ async function cleanEveryNode(
 ): Promise<void> {
   const { namespace, revision } = options;
   const former = (await formerValues(api, namespace, revision)) ?? imageInUse(ours);
-  const rendered = chart.render(namespace, mergeSet(former, { agent: { enabled: true } }));
-  const wanted = (kind: string) => rendered.find((each) => each.kind === kind && each.metadata.name === AGENT);
+  const rendered = chart.render(namespace, mergeSet(former, { revision, agent: { enabled: true } }));
+  const wanted = (kind: string) =>
+    rendered.find((each) => each.kind === kind && each.metadata.name === agentOf(revision));
   const [config, agent] = [wanted('ConfigMap'), wanted('DaemonSet')];
   if (config === undefined || agent === undefined) throw new Error('a bug: the chart has no agent');
   if ((await api.get(RESOURCES.Namespace, { name: namespace })) === undefined) await createNamespace(api, namespace);
@@ -184,13 +190,16 @@ async function othersObjects(api: KubeApi, namespace: string): Promise<readonly 
     .map(named);
 }
 
+function agentOf(revision: string): string {
+  return `meltemi-agent${revision === '' ? '' : `-${revision}`}`;
+}
+
 async function remove(api: KubeApi, object: ApiObject, say: (line: string) => void): Promise<void> {
   const { namespace, name } = object.metadata;
   const at = { ...(namespace === undefined ? {} : { namespace }), name };
   if (await api.delete(resourceOf(object), at, { propagation: 'Background' })) say(`${named(object)}: removed`);
 }
 
-const AGENT = 'meltemi-agent';
 const REDIRECTION = 'ambient.istio.io/redirection';
 const STARTUP_TAINT = 'cni.istio.io/not-ready';
 const MADE_BY_US = 'app.kubernetes.io/managed-by=meltemi';

@@ -11,7 +11,7 @@ const directory = resolve(import.meta.dirname, '../../../../daemonset/chart');
 const cases: readonly HelmCase[] = [
   { namespace: 'istio-system' },
   { namespace: 'mesh', set: ['revision=canary', 'agent.enabled=false'] },
-  { namespace: 'mesh', set: ['revision=canary', 'agent.revision=stable', 'image.tag=1.2.3'] },
+  { namespace: 'mesh', set: ['revision=canary', 'image.tag=1.2.3'] },
   {
     namespace: 'istio-system',
     values: {
