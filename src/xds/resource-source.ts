@@ -7,7 +7,8 @@ export interface ResourceSource {
   readonly version: number;
   /** By its own name, not by an alias. */
   resource(name: string): ServedResource | undefined;
-  all(): Iterable<ServedResource>;
+  /** The same array until something changes. */
+  all(): readonly ServedResource[];
   readonly size: number;
   /** Own names of the resources that answer to a name or an alias; several workloads may share an address. */
   resolve(name: string): Iterable<string>;

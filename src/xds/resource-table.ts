@@ -20,6 +20,7 @@ export class ResourceTable implements ResourceSource {
   readonly #byAlias = new Map<string, Set<string>>();
   readonly #listeners = new Set<(changes: readonly ResourceChange[]) => void>();
   #version = 0;
+  #all: readonly ServedResource[] | undefined;
 
   constructor(
     readonly typeUrl: string,
@@ -38,8 +39,9 @@ export class ResourceTable implements ResourceSource {
     return this.#resources.get(name);
   }
 
-  all(): Iterable<ServedResource> {
-    return this.#resources.values();
+  all(): readonly ServedResource[] {
+    this.#all ??= [...this.#resources.values()];
+    return this.#all;
   }
 
   /** The encoded message of a resource, for dumps. */
@@ -67,6 +69,7 @@ export class ResourceTable implements ResourceSource {
     }
     if (changes.length === 0) return 0;
     this.#version++;
+    this.#all = undefined;
     for (const listener of this.#listeners) listener(changes);
     return changes.length;
   }

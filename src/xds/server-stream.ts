@@ -1,17 +1,17 @@
-import { create, toBinary } from '@bufbuild/protobuf';
-import {
-  type DeltaDiscoveryRequest,
-  type DeltaDiscoveryRequestSchema,
-  type DeltaDiscoveryResponseSchema,
-  DeltaDiscoveryResponseSchema as Response,
+import type {
+  DeltaDiscoveryRequest,
+  DeltaDiscoveryRequestSchema,
+  DeltaDiscoveryResponseSchema,
 } from '../gen/envoy/service/discovery/v3/discovery_pb.js';
 import type { ServerStream } from '../grpc/server.js';
 import { RpcError, StatusCode } from '../grpc/status.js';
 import type { Clock } from '../lib/clock.js';
 import type { Logger } from '../telemetry/log.js';
+import type { Gate } from './gate.js';
 import type { ResourceSource } from './resource-source.js';
 import type { AdsServerMetrics } from './server-metrics.js';
 import { type Push, ServerType } from './server-type.js';
+import type { SharedResponses } from './shared-responses.js';
 
 export interface StreamStatus {
   readonly peer: string;
@@ -39,8 +39,9 @@ export class AdsServerStream {
   /** Types still to be looked at in this pass; a pass goes through them in the order of the sources. */
   #pass: TypeOnStream[] = [];
   #nodeId = '';
-  #nonce = 0;
   #sending = false;
+  /** How to leave the gate, while this stream waits there or is inside. */
+  #gate: (() => void) | undefined;
   #scheduled = false;
   #closed = false;
 
@@ -70,6 +71,7 @@ export class AdsServerStream {
 
   close(): void {
     this.#closed = true;
+    this.#leaveGate();
     for (const unsubscribe of this.#unsubscribe) unsubscribe();
   }
 
@@ -138,6 +140,11 @@ export class AdsServerStream {
     if (this.#sending || this.#closed) return;
     if (this.#pass.length === 0) this.#pass = this.#inSourceOrder();
     for (let type = this.#pass.shift(); type !== undefined; type = this.#pass.shift()) {
+      if (type.state.waiting > LARGE_RESOURCES && this.#gate === undefined) {
+        this.#pass.unshift(type);
+        this.#enterGate();
+        return;
+      }
       const push = type.state.take();
       const changedAtMs = type.changedAtMs;
       type.changedAtMs = undefined;
@@ -145,6 +152,23 @@ export class AdsServerStream {
       this.#send(type, push, changedAtMs);
       return;
     }
+  }
+
+  /** A large response waits for its turn, and is made only then: of the newest state. */
+  #enterGate(): void {
+    this.#sending = true;
+    const { gate } = this.#options;
+    this.#gate = gate.enter(() => {
+      this.#sending = false;
+      this.#flush();
+      // Nothing to say after all.
+      if (!this.#sending) this.#leaveGate();
+    });
+  }
+
+  #leaveGate(): void {
+    this.#gate?.();
+    this.#gate = undefined;
   }
 
   #inSourceOrder(): TypeOnStream[] {
@@ -155,11 +179,12 @@ export class AdsServerStream {
 
   #send(type: TypeOnStream, push: Push, changedAtMs: number | undefined): void {
     const { source } = type.state;
-    type.sentNonce = String(++this.#nonce);
-    const bytes = encodeResponse(source, type.sentNonce, push);
+    const { nonce, bytes } = this.#options.responses.encode(source, push, type.sentNonce);
+    type.sentNonce = nonce;
     this.#sending = true;
     this.#stream.send(bytes, () => {
       this.#sending = false;
+      this.#leaveGate();
       if (changedAtMs !== undefined) this.#options.metrics.converged((this.#options.clock.now() - changedAtMs) / 1000);
       this.#flush();
     });
@@ -186,6 +211,8 @@ export class AdsServerStream {
 export interface StreamOptions {
   readonly sources: readonly ResourceSource[];
   readonly metrics: AdsServerMetrics;
+  readonly responses: SharedResponses;
+  readonly gate: Gate;
   readonly clock: Clock;
   readonly log: Logger;
   /** Names one stream may ask for, of one type. */
@@ -201,16 +228,5 @@ interface TypeOnStream {
   changedAtMs: number | undefined;
 }
 
-/** The parts of a message that every stream shares are put behind the few that are this stream's own. */
-function encodeResponse(source: ResourceSource, nonce: string, push: Push): Uint8Array {
-  const own = create(Response, {
-    systemVersionInfo: String(source.version),
-    typeUrl: source.typeUrl,
-    nonce,
-    removedResources: [...push.removed],
-  });
-  const shared = push.changed.map((resource) => (push.withAliases ? resource.frameWithAliases : resource.frame));
-  return Buffer.concat([toBinary(Response, own), ...shared]);
-}
-
 const MAX_KEPT_REFUSAL = 4096;
+const LARGE_RESOURCES = 500;

@@ -52,6 +52,12 @@ export class ServerType {
     );
   }
 
+  /** How many resources are to be looked at for the next push, at most. */
+  get waiting(): number {
+    if (this.#resync !== undefined) return this.source.size;
+    return this.#waiting.size + this.#dirtyNames.size + this.#dirtySent.size + this.#asked.size;
+  }
+
   /** The subscription part of a request. The first one of a stream is always answered, be it with nothing. */
   request(request: DeltaDiscoveryRequest): void {
     const subscribe = request.resourceNamesSubscribe;
@@ -86,6 +92,7 @@ export class ServerType {
 
   /** Everything the client must be told to be up to date, and counts it as told. Undefined: nothing to say. */
   take(): Push | undefined {
+    if (this.#isNew && this.#asked.size === 0) return this.#takeAll();
     const changed = new Map<string, ServedResource>();
     const removed = new Set<string>();
     if (this.#wildcard) this.#takeWildcard(changed, removed);
@@ -95,6 +102,18 @@ export class ServerType {
     this.#answerDue = false;
     if (changed.size === 0 && removed.size === 0 && !answerDue) return undefined;
     return { changed: [...changed.values()], removed: [...removed], withAliases: !this.#wildcard };
+  }
+
+  /** A wildcard client that came with nothing. */
+  get #isNew(): boolean {
+    return this.#resync?.size === 0;
+  }
+
+  /** The same for all of them, down to the array. */
+  #takeAll(): Push {
+    this.#resync = undefined;
+    this.#answerDue = false;
+    return { changed: this.source.all(), removed: [], withAliases: false };
   }
 
   #remember(versions: Readonly<Record<string, string>>, wildcard: boolean, subscribe: readonly string[]): void {

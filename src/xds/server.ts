@@ -3,9 +3,11 @@ import type { Caller, GrpcServer } from '../grpc/server.js';
 import { RpcError, StatusCode } from '../grpc/status.js';
 import { type Clock, systemClock } from '../lib/clock.js';
 import { type Logger, logger } from '../telemetry/log.js';
+import { Gate } from './gate.js';
 import type { ResourceSource } from './resource-source.js';
 import type { AdsServerMetrics } from './server-metrics.js';
 import { AdsServerStream, type StreamStatus } from './server-stream.js';
+import { SharedResponses } from './shared-responses.js';
 
 export interface AdsServerOptions {
   /**
@@ -37,6 +39,8 @@ export function createAdsServer(sources: readonly ResourceSource[], options: Ads
   const clock = options.clock ?? systemClock;
   const maxNames = options.maxNames ?? DEFAULT_MAX_NAMES;
   const streams = new Set<AdsServerStream>();
+  const responses = new SharedResponses();
+  const gate = new Gate(LARGE_AT_ONCE, LARGE_MS, clock);
 
   /** A proof that has ended proves nothing: the client comes back with a newer one. Returns how to cancel. */
   const endAt = (untilMs: number, stream: { caller: Caller; end(error: RpcError): void }): (() => void) => {
@@ -73,7 +77,7 @@ export function createAdsServer(sources: readonly ResourceSource[], options: Ads
           return;
         }
         if (gone) return;
-        const served = new AdsServerStream(stream, { sources, metrics, clock, log, maxNames });
+        const served = new AdsServerStream(stream, { sources, metrics, responses, gate, clock, log, maxNames });
         streams.add(served);
         metrics.streams(streams.size);
         const cancelEnd = endAt(untilMs, stream);
@@ -99,4 +103,7 @@ const SILENT: AdsServerMetrics = {
   unauthenticated() {},
   expired() {},
 };
+/** Large responses on their way at once, and how long one may keep the others waiting. */
+const LARGE_AT_ONCE = 4;
+const LARGE_MS = 1000;
 const DEFAULT_MAX_NAMES = 200_000;
