@@ -11,6 +11,7 @@ import { serveAdmin } from './admin.js';
 import { publishTrust } from './bundles/publish-trust.js';
 import { authenticatedBy } from './ca/certificate-service.js';
 import { caRoutes } from './ca/routes.js';
+import { clusterDuties } from './cluster-duties.js';
 import { type ControlPlaneConfig, needsApiServer } from './config.js';
 import { buildIdentity } from './identity.js';
 import { inputSource } from './inputs/input-source.js';
@@ -19,6 +20,7 @@ import { makeLeader } from './leader/make-leader.js';
 import { deriveMesh } from './mesh/mesh.js';
 import { pushMesh } from './push/push.js';
 import { registryPage, statusPage } from './status-page.js';
+import { untaintNodes } from './taint/untaint-nodes.js';
 import { serveWebhook } from './validate/webhook-server.js';
 
 export interface ControlPlane {
@@ -52,7 +54,12 @@ export async function buildControlPlane(config: ControlPlaneConfig, clock: Clock
   metrics.gauge('meltemi_mesh_warnings', 'Objects of which something has no effect.', [], () => mesh.warnings.size);
   const kube = needsApiServer(config) ? inClusterApi(config.kubernetes) : undefined;
   built.defer(() => kube?.close());
-  const source = inputSource(config.source, kube, graph, inputs, { clock, log: logger('source'), metrics });
+  const source = inputSource(config.source, kube, graph, inputs, {
+    clock,
+    log: logger('source'),
+    metrics,
+    rejected: (object) => duties?.rejected(object),
+  });
   built.defer(() => source.close());
 
   // Who may ask, what they get signed, and which of several control planes writes.
@@ -63,6 +70,8 @@ export async function buildControlPlane(config: ControlPlaneConfig, clock: Clock
   const identity = await buildIdentity(config, { kube, leader, mesh, loaded: loaded.promise, clock, metrics });
   built.defer(() => identity.close());
   const { authority, certificate } = identity;
+  const duties =
+    kube === undefined ? undefined : clusterDuties(config, { kube, leader, authority, inputs, mesh, clock, metrics });
 
   // The wire. Without TLS there is no CA, and everybody is let in: for tests and for debugging.
   const xdsMetrics = adsServerMetrics(metrics);
@@ -117,9 +126,13 @@ export async function buildControlPlane(config: ControlPlaneConfig, clock: Clock
       await source.start();
       isLoaded = true;
       loaded.resolve();
+      duties?.start();
       if (kube !== undefined && 'secret' in config.ca) {
         const { rootNamespace } = config.mesh;
         publishTrust({ kube, leader, authority, namespaces: inputs.Namespace, rootNamespace, clock, metrics });
+      }
+      if (kube !== undefined && 'kubernetes' in config.source) {
+        untaintNodes({ kube, leader, rootNamespace: config.mesh.rootNamespace, clock, metrics });
       }
       log.info({ ...source.counts(), tls: formatHostPort(tls.ip, ports.tls), plaintext: ports.plaintext }, 'serving');
     },

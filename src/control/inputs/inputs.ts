@@ -38,6 +38,8 @@ export interface InputContext {
   readonly clock: Clock;
   readonly log: Logger;
   readonly metrics: MetricsRegistry;
+  /** Hears of each object that is no good, `Kind namespace/name`, where the source knows it by that. */
+  readonly rejected?: (object: string) => void;
 }
 
 /** An object as it is now, or the one that is gone. */

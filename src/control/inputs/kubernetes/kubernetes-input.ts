@@ -8,7 +8,7 @@ export function kubernetesInput(
   api: KubeApi,
   graph: Graph,
   inputs: Inputs,
-  { clock, log, metrics }: InputContext,
+  { clock, log, metrics, ...context }: InputContext,
   options: Partial<KubernetesOptions> = {},
 ): KubernetesSource {
   const transactions = metrics.counter('meltemi_source_transactions_total', 'Changes of the source that took effect.');
@@ -26,6 +26,7 @@ export function kubernetesInput(
       },
       rejected({ object, problems, kept }) {
         rejected.inc();
+        context.rejected?.(object);
         const consequence = kept ? 'its last good version stays in force' : 'it is not in force';
         log.error({ object, problems, kept }, `an object is no good: ${consequence}`);
       },
