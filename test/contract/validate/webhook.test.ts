@@ -21,6 +21,7 @@ import { startWebhook } from '../../support/webhook.js';
 const facts = derivedMesh(documents('warned')).facts;
 /** The webhook before a real API server, with Istio's own definitions and the configuration of the chart. */
 const { kubernetes } = await artefacts();
+t.setTimeout(180_000);
 const server = await startApiServer();
 const api = server.api();
 const webhook = await startWebhook({ facts: () => facts });
