@@ -296,3 +296,20 @@ t.test('streams that end leave nothing behind', async (t) => {
   while (server.ads.streams().length > 0) await new Promise((resolve) => setImmediate(resolve));
   t.equal(table.apply([resource('a', '1')]), 1);
 });
+
+t.test('many that want a large answer at once all get it whole, and what changes after it', async (t) => {
+  const { table, connect } = await setup(t);
+  table.apply(Array.from({ length: 1000 }, (_, i) => resource(`r${i}`, '1')));
+  const clients = Array.from({ length: 12 }, () => connect());
+  for (const client of clients) client.send({ typeUrl: TYPE, resourceNamesSubscribe: ['*'] });
+  // Two leave: one perhaps while it waits for its turn, one while it is served.
+  clients[11]?.close();
+  const first = await clients[0]?.accept();
+  clients[1]?.close();
+  t.equal(first?.resources.length, 1000);
+  for (const client of clients.slice(2, 11)) t.equal((await client.accept()).resources.length, 1000);
+  table.apply([resource('r0', '2')], ['r1']);
+  for (const client of [...clients.slice(0, 1), ...clients.slice(2, 11)]) {
+    t.same(summary(await client.accept()), { r0: '2', removed: ['r1'] });
+  }
+});

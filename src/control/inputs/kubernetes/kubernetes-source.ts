@@ -108,5 +108,5 @@ interface Watched {
   readonly reflection: Reflection;
 }
 
-const DEFAULTS: KubernetesOptions = { windowMs: 5 };
+const DEFAULTS: KubernetesOptions = { windowMs: 20 };
 const MAX_SHOWN = 200;
