@@ -74,7 +74,9 @@ export function deriveWorkloads(
       }));
       const byHand = context.lookup(slicesByPod, keyOf(pod.metadata)).flatMap((slice) => {
         const service = context.get(services, sliceServiceKey(slice, options));
-        return service === undefined ? [] : [{ key: service.key, ports: slicePorts(service, slice.ports) }];
+        // A workload is healthy for all of its services or for none, so one that is not ready for this is none of it.
+        const isReady = slice.endpoints.some((each) => each.ready && each.pod === keyOf(pod.metadata));
+        return service === undefined || !isReady ? [] : [{ key: service.key, ports: slicePorts(service, slice.ports) }];
       });
       return podWorkload(
         pod,

@@ -126,8 +126,7 @@ function readEndpoint(endpoint: Fields, namespace: string, addressType: string):
       addressType === 'FQDN'
         ? addresses
         : addresses.map((text, i) => endpoint.ip(`addresses[${i}]`, text)).filter((ip) => ip !== undefined),
-    // Unknown counts as ready.
-    ready: endpoint.object('conditions').value.ready !== false,
+    ready: isReady(endpoint.object('conditions').value),
     nodeName: endpoint.string('nodeName'),
     zone: endpoint.string('zone'),
     pod:
@@ -135,6 +134,15 @@ function readEndpoint(endpoint: Fields, namespace: string, addressType: string):
         ? `${target.string('namespace') || namespace}/${target.string('name')}`
         : undefined,
   };
+}
+
+/**
+ * Unknown counts as ready, except of what is on its way out. Of a Service that publishes what is not ready, the server
+ * says ready of that, too.
+ */
+function isReady({ ready, serving, terminating }: Readonly<Record<string, unknown>>): boolean {
+  if (typeof ready === 'boolean') return ready;
+  return terminating !== true && serving !== false;
 }
 
 const HEADLESS = 'None';
