@@ -18,6 +18,7 @@ demo: build
 # SUITES narrows the run, for example: make test SUITES="unit rust"
 test: build
 	bin/prerequisites test
+	$(if $(or $(if $(SUITES),,all),$(filter cluster,$(SUITES))),test/cluster/build >/dev/null)
 	$(NODE) --enable-source-maps dist/test/run.js $(SUITES)
 
 # PEER adds a ztunnel binary that you have: make bench PEER="--peer-ztunnel /path/to/ztunnel"
@@ -47,7 +48,13 @@ cluster-down: dist/.built
 
 test-cluster: build
 	bin/prerequisites test
+	test/cluster/build >/dev/null
 	$(NODE) --enable-source-maps dist/test/run.js cluster
+
+# The same tests on a cluster that you have, kind or another: make test-kind KUBECONFIG=~/.kube/config
+test-kind: build
+	bin/prerequisites test
+	TEST_KUBECONFIG="$(or $(KUBECONFIG),$(HOME)/.kube/config)" $(NODE) --enable-source-maps dist/test/run.js cluster
 
 lint: node_modules/.installed
 	biome check .

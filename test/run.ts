@@ -7,6 +7,7 @@ import { existsSync, globSync, readdirSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { join, relative } from 'node:path';
 import { Parser } from 'tap-parser';
+import { clusterNames, takeDown } from './cluster/harness/down.js';
 
 interface Suite {
   readonly name: string;
@@ -33,6 +34,7 @@ const suites: Suite[] = [
   tap('contract', 1),
   tap('mesh', 1),
   tap('interop', 1),
+  tap('cluster', 1),
 ];
 
 const wanted = process.argv.slice(2);
@@ -52,6 +54,7 @@ for (const signal of ['SIGINT', 'SIGTERM'] as const) {
 
 const total: Tally = { passed: 0, failed: 0 };
 await endLabs();
+await endClusters();
 for (const suite of suites.filter(({ name }) => wanted.length === 0 || wanted.includes(name))) {
   const started = Date.now();
   const tally = await suite.run();
@@ -60,6 +63,7 @@ for (const suite of suites.filter(({ name }) => wanted.length === 0 || wanted.in
   );
   total.passed += tally.passed;
   total.failed += tally.failed;
+  await endClusters();
 }
 console.log(`${total.passed} passed, ${total.failed} failed`);
 process.exitCode = total.failed > 0 || total.passed === 0 ? 1 : 0;
@@ -165,6 +169,15 @@ async function endLabs(): Promise<void> {
     const pid = Number(/-run(\d+)$/.exec(name)?.[1] ?? 0);
     if (pid === 0 || (pid !== process.pid && existsSync(`/proc/${pid}`))) continue;
     await runProcess(join(root, 'bin/meltemi'), ['lab', 'down', '--name', name], () => {});
+  }
+}
+
+/** The same for clusters, at the end of a suite: its files share one. */
+async function endClusters(): Promise<void> {
+  for (const name of clusterNames()) {
+    const pid = Number(/-run(\d+)$/.exec(name)?.[1] ?? 0);
+    if (pid === 0 || (pid !== process.pid && existsSync(`/proc/${pid}`))) continue;
+    await takeDown(name);
   }
 }
 

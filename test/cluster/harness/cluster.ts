@@ -3,7 +3,7 @@
  * and CNI, each node on a machine of its own in namespaces. See docs/cluster.md.
  */
 import { spawn } from 'node:child_process';
-import { existsSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Api, api } from './api.js';
 import { type Artefacts, artefacts } from './artefacts.js';
@@ -125,14 +125,14 @@ export class Cluster implements AsyncDisposable {
     await Promise.all(this.#nodes.map((node) => node.load(archive)));
   }
 
-  /** One node more, ready when it resolves. */
+  /** One node more, ready when it resolves; options default to those of the others. */
   async addNode(options: Partial<NodeOptions> = {}): Promise<Node> {
     const number = Math.max(0, ...this.#nodes.map((node) => node.plan.number)) + 1;
     if (number > MAX_NODES) throw new Error(`a cluster has up to ${MAX_NODES} nodes`);
     const plan = planNode(this.plan, number);
     await makeNodeCredentials(this.#artefacts.pki, this.plan, [plan]);
     const node = new Node(this.plan, plan);
-    writeNodeFiles(this.plan, plan, { proxyMode: 'nftables', ...options });
+    writeNodeFiles(this.plan, plan, { ...readOptions(this.plan), ...options });
     await node.boot(this.#artefacts, false);
     this.#nodes.push(node);
     await this.#loadOwnImages(node);
@@ -140,11 +140,15 @@ export class Cluster implements AsyncDisposable {
     return node;
   }
 
-  /** A reboot: everything on it ends, what is in /var, /etc and /opt stays, /run and /tmp are empty. */
+  /**
+   * A reboot: everything on it ends, what is in /var, /etc and /opt stays, /run and /tmp are empty. Resolves when
+   * kube-proxy works again; pods come later.
+   */
   async restartNode(name: string): Promise<void> {
     const node = this.node(name);
     await node.powerOff();
     await node.boot(this.#artefacts, false);
+    await awaitProxy(node);
   }
 
   /** Drops everything between the API server and a node with its pods, silently, until `heal`. */
@@ -153,7 +157,7 @@ export class Cluster implements AsyncDisposable {
     const rules = ['saddr', 'daddr'].map((side) => `ip ${side} { ${address}, ${podCidr} } drop`).join('; ');
     const table = `table inet cut-${name}`;
     const chain = (hook: string) => `chain ${hook} { type filter hook ${hook} priority raw; ${rules}; }`;
-    const ruleset = `${table} { }\ndelete ${table}\n${table} { ${chain('input')} ${chain('output')} }`;
+    const ruleset = `${table} { }\ndelete ${table}\n${table} { ${chain('input')}\n${chain('output')} }`;
     await sh(machine.on(controlPlaneDirectory(this.plan), ['nft', '-f', '-']), { input: ruleset });
   }
 
@@ -195,6 +199,7 @@ export class Cluster implements AsyncDisposable {
     const { plan } = this;
     const directory = controlPlaneDirectory(plan);
     const plans = Array.from({ length: count }, (_, at) => planNode(plan, at + 1));
+    writeFileSync(optionsFile(plan), JSON.stringify(options));
     await makeCredentials(this.#artefacts.pki, plan, plans);
     const pid = await machine.startMachine(this.#artefacts.node, directory, controlPlaneSpec(this.#artefacts, plan));
     await this.#linkRoot(pid);
@@ -241,7 +246,8 @@ export class Cluster implements AsyncDisposable {
     for (const archive of [pause, coredns, appImage]) await node.load(archive);
   }
 
-  async #awaitNode({ name, plan, address }: Node): Promise<void> {
+  async #awaitNode(node: Node): Promise<void> {
+    const { name, plan } = node;
     const path = `/api/v1/nodes/${name}`;
     const patch = { spec: { podCIDR: plan.podCidr, podCIDRs: [plan.podCidr] } };
     await until(`${name} has registered`, () => this.api.call('PATCH', path, patch, 'application/merge-patch+json'), {
@@ -250,11 +256,7 @@ export class Cluster implements AsyncDisposable {
     await until(`${name} is ready`, async () => isReady(await this.api.call('GET', path)), {
       timeoutMs: START_TIMEOUT_MS,
     });
-    await until(
-      `kube-proxy of ${name} has synced`,
-      async () => (await fetch(`http://${address}:${PROXY_HEALTH_PORT}/healthz`)).ok,
-      { timeoutMs: START_TIMEOUT_MS },
-    );
+    await awaitProxy(node);
   }
 }
 
@@ -337,6 +339,20 @@ export class Node {
     ]);
     await until(`${this.name} hangs on the switch`, async () => (await sh(onSwitch)) === '');
   }
+}
+
+function awaitProxy({ name, address }: Node): Promise<boolean> {
+  const url = `http://${address}:${PROXY_HEALTH_PORT}/healthz`;
+  const options = { timeoutMs: START_TIMEOUT_MS };
+  return until(`kube-proxy of ${name} has synced`, async () => (await fetch(url)).ok, options);
+}
+
+function optionsFile({ directory }: Plan): string {
+  return join(directory, 'options.json');
+}
+
+function readOptions(plan: Plan): NodeOptions {
+  return JSON.parse(readFileSync(optionsFile(plan), 'utf8')) as NodeOptions;
 }
 
 function isReady(node: unknown): boolean {

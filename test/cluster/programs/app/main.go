@@ -3,6 +3,7 @@
 //	app serve [--linger 5s]             HTTP on 8080, lines on TCP 9000, greeting first on TCP 9001, datagrams on UDP 9002
 //	app client --url URL --count 100    makes requests and prints one JSON object
 //	app load --tcp HOST:PORT --rate 50  the same until SIGTERM, and prints the sums so far every second
+//	app admit                           a validating webhook that refuses what has the label refuse=yes
 //	app resolve NAME                    prints the addresses as JSON
 package main
 
@@ -15,7 +16,7 @@ import (
 
 func main() {
 	if len(os.Args) < 2 {
-		fail(fmt.Errorf("usage: app serve|client|load|resolve"))
+		fail(fmt.Errorf("usage: app serve|client|load|admit|resolve"))
 	}
 	switch os.Args[1] {
 	case "serve":
@@ -24,6 +25,8 @@ func main() {
 		fail(client(os.Args[2:], false))
 	case "load":
 		fail(client(os.Args[2:], true))
+	case "admit":
+		fail(admit(os.Args[2:]))
 	case "resolve":
 		fail(resolve(os.Args[2:]))
 	default:
