@@ -102,6 +102,10 @@ export class MemoryApi implements KubeApi {
     const key = keyOf(resource, name);
     const former = this.#cluster.objects.get(key);
     if (former === undefined) throw new ApiError(404, 'NotFound', `patch ${key}: there is none`);
+    const wanted = (patch as { metadata?: { resourceVersion?: string } }).metadata?.resourceVersion;
+    if (wanted !== undefined && wanted !== former.metadata.resourceVersion) {
+      throw new ApiError(409, 'Conflict', `patch ${key}: it is of another version`);
+    }
     return this.#cluster.store('modified', key, merge(former, patch) as ApiObject);
   }
 
