@@ -1,5 +1,6 @@
 import { mkdirSync, readFileSync } from 'node:fs';
 import { systemClock } from '../lib/clock.js';
+import { limitRun, run } from '../lib/command.js';
 import { logger, setLevel } from '../telemetry/log.js';
 import { Agent, type AgentParts } from './agent.js';
 import { nodeCni } from './cni/node-cni.js';
@@ -34,7 +35,7 @@ export async function runAgent(configPath: string, configText: string): Promise<
     version: packageVersion(),
     dataplane,
     netns,
-    redirector: new NftRedirector({ tools: netns, ports: redirectPorts(config) }),
+    redirector: new NftRedirector({ tools: netns, ports: redirectPorts(config), run: limitRun(run, MOST_NFT) }),
     guard: nodeGuard(config),
     pods,
     cni: config.cni === undefined ? undefined : nodeCni(config, config.cni, sandboxes),
@@ -111,5 +112,7 @@ function packageVersion(): string {
   return (JSON.parse(readFileSync(path, 'utf8')) as { version: string }).version;
 }
 
+/** Programs that change or read rules of pods at a time, when many pods start at once. */
+const MOST_NFT = 4;
 const MARK = 0x539;
 const ALIVE_INTERVAL_MS = 2 ** 30;

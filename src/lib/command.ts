@@ -42,5 +42,26 @@ export const run: Run = async (command, args, options = {}) => {
   return err(`"${line}" ${ending}${said === '' ? '' : `: ${said}`}`);
 };
 
+/**
+ * `run` with at most `most` programs at a time; the others wait their turn, in the order of the calls. A program's time
+ * limit starts with the program: many at once would take each other's time until none came to its end.
+ */
+export function limitRun(run: Run, most: number): Run {
+  const waiting: (() => void)[] = [];
+  let running = 0;
+  return async (command, args, options) => {
+    if (running >= most) await new Promise<void>((resolve) => waiting.push(resolve));
+    else running += 1;
+    try {
+      return await run(command, args, options);
+    } finally {
+      const next = waiting.shift();
+      if (next === undefined) running -= 1;
+      // Whoever is next takes this place.
+      else next();
+    }
+  };
+}
+
 const DEFAULT_TIMEOUT_MS = 10_000;
 const MAX_OUTPUT_BYTES = 16 * 1024 * 1024;
