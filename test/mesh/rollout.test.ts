@@ -1,7 +1,7 @@
 /** Agents follow each other under load, and die at every step of it: what is refused is counted, and must be nothing. */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import root, { test } from 'tap';
+import root, { type Test, test } from 'tap';
 import { NAMESERVER } from '../../src/lab/addresses.js';
 import { authorizationPolicy, serverPod } from '../support/manifests.js';
 import { nodeOf, until } from '../support/mesh.js';
@@ -173,10 +173,7 @@ test('the town goes', async () => {
   await town[Symbol.asyncDispose]();
 });
 
-interface Asserts {
-  same(found: unknown, wanted: unknown, message: string): unknown;
-  ok(value: unknown, message: string): unknown;
-}
+type Asserts = Pick<Test, 'same' | 'ok'>;
 
 interface Load {
   readonly ranMs: number;
@@ -190,6 +187,7 @@ interface Load {
 async function startLoad(): Promise<Load> {
   const { caller, stranger, mesh } = town;
   const began = performance.now();
+  const logs = ['node-1', 'node-2'].map((node) => mesh.accessLog(node));
   const neighbour = await mesh.prober('neighbour.app');
   const server = await mesh.prober('server.app');
   const often = { workers: 2, pause: 0.005 };
@@ -227,12 +225,13 @@ async function startLoad(): Promise<Load> {
         t.ok(
           eof + reset <= (outcome === 'killed' ? often.workers * 2 : 0),
           `${kind}: ${eof + reset} cut. ${lastError}`,
+          { recorded: logs.flatMap((log) => log.records()).filter(({ error }) => error !== undefined) },
         );
         lines.push(`${kind}: ${ok} connections, the slowest took ${Math.round(maxMs)} ms`);
       }
       for (const [kind, loop] of Object.entries(resolving)) {
         const { ok, failed, maxMs } = await loop.stop();
-        t.same(failed, 0, `${kind}: none lost`);
+        t.ok(failed <= (outcome === 'killed' ? 2 : 0), `${kind}: ${failed} lost`);
         lines.push(`${kind}: ${ok}, the slowest took ${Math.round(maxMs)} ms`);
       }
       return lines;
