@@ -35,6 +35,7 @@ async function setUp(leftovers: readonly string[] = [], begin: 'start' | 'prepar
   const released: string[] = [];
   const step = (name: string): EnrolmentStep => ({
     name,
+    staysInPod: name === 'two',
     async enrol({ record }) {
       did.push(`${name}+ ${record.name}`);
       return failing.has(`${name} ${record.name}`) ? 'it broke' : undefined;
@@ -273,6 +274,53 @@ t.test('drift is mended', async (t) => {
   t.strictSame(await later(30_000), []);
   drifted.push('a rule is gone');
   t.strictSame(await later(30_000), ['one+ a', 'two+ a']);
+});
+
+t.test(
+  'a pod that moves to another revision is given up but stays captured, and nobody else’s pod is touched',
+  async (t) => {
+    const { show, reports, released, enrolment } = await setUp(['theirs']);
+    const moved = { notOurs: 'other-revision' as const };
+    t.strictSame(await show(pod('a'), { ...pod('theirs'), ...moved }), ['one+ a', 'two+ a']);
+    t.strictSame(await show({ ...pod('a'), ...moved }), ['one- a: pod moved to another revision']);
+    t.equal(reports.get('a'), 'enabled', 'the annotation is the other agent’s now');
+    t.ok(released.includes('a'));
+    t.match(enrolment.states()[0], { because: 'other-revision', state: 'none' });
+  },
+);
+
+t.test('a suspicion is looked into at once, and mended', async (t) => {
+  const { show, later, drifted, enrolment } = await setUp();
+  await show(pod('a'));
+  drifted.push('a rule is gone');
+  enrolment.suspect('Kubernetes//Pod/shop/a');
+  t.strictSame(await later(0), ['one+ a', 'two+ a']);
+  drifted.push('and another');
+  enrolment.suspect('Kubernetes//Pod/shop/a');
+  t.strictSame(await later(0), [], 'but nobody keeps us busy');
+  t.strictSame(await later(500), ['one+ a', 'two+ a']);
+});
+
+t.test('a pod may start once it is captured, or is known to be left alone', async (t) => {
+  const { show, later, failing, enrolment } = await setUp();
+  const ended = new AbortController();
+  const admitted: unknown[] = [];
+  for (const name of ['a', 'out', 'never']) {
+    enrolment.admission('shop', name, '', ended.signal).then(
+      (admission) => admitted.push([name, admission]),
+      (error) => admitted.push([name, error.message]),
+    );
+  }
+  failing.add('two a');
+  await show(pod('a'), pod('out', { namespaceLabels: {} }));
+  t.strictSame(admitted, [['out', { captured: false, because: 'no-label' }]]);
+  failing.clear();
+  await later(100);
+  t.strictSame(admitted[1], ['a', { captured: true }]);
+  ended.abort();
+  await later(0);
+  t.strictSame(admitted[2], ['never', 'pod shop/never is not captured yet: the agent has not heard of it']);
+  await t.rejects(enrolment.admission('shop', 'a', 'another uid', ended.signal), /not captured yet/);
 });
 
 async function settled(): Promise<void> {
