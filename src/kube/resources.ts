@@ -21,6 +21,8 @@ export const RESOURCES = {
   PodDisruptionBudget: of('policy', 'v1', 'poddisruptionbudgets', 'PodDisruptionBudget'),
   ValidatingAdmissionPolicy: admission('validatingadmissionpolicies', 'ValidatingAdmissionPolicy'),
   ValidatingAdmissionPolicyBinding: admission('validatingadmissionpolicybindings', 'ValidatingAdmissionPolicyBinding'),
+  MutatingAdmissionPolicy: admission('mutatingadmissionpolicies', 'MutatingAdmissionPolicy'),
+  MutatingAdmissionPolicyBinding: admission('mutatingadmissionpolicybindings', 'MutatingAdmissionPolicyBinding'),
   NetworkPolicy: of('networking.k8s.io', 'v1', 'networkpolicies', 'NetworkPolicy'),
   CustomResourceDefinition: of(
     'apiextensions.k8s.io',

@@ -1,6 +1,9 @@
-import type { ApiObject, KubeApi, Resource, Selection } from '../../kube/api.js';
+import { ApiError, type ApiObject, type KubeApi, type Resource, type Selection } from '../../kube/api.js';
 import { apiVersionOf } from '../../kube/paths.js';
 import { RESOURCES } from '../../kube/resources.js';
+
+/** From Kubernetes 1.36 on; before, those of the same names in v1beta1. */
+const MUTATING: readonly Resource[] = [RESOURCES.MutatingAdmissionPolicy, RESOURCES.MutatingAdmissionPolicyBinding];
 
 /** What an installation is made of, in the order in which it is put in: what something needs comes before it. */
 export const INSTALLED_KINDS: readonly Resource[] = [
@@ -11,6 +14,8 @@ export const INSTALLED_KINDS: readonly Resource[] = [
   RESOURCES.RoleBinding,
   RESOURCES.ValidatingAdmissionPolicy,
   RESOURCES.ValidatingAdmissionPolicyBinding,
+  ...MUTATING,
+  ...MUTATING.map((each) => ({ ...each, version: 'v1beta1' })),
   RESOURCES.ConfigMap,
   RESOURCES.Service,
   RESOURCES.PodDisruptionBudget,
@@ -59,8 +64,14 @@ export async function listAll(api: KubeApi, resource: Resource, selection: Selec
  */
 export async function installedObjects(api: KubeApi, instance: string | undefined): Promise<readonly ApiObject[]> {
   const labelSelector = `${PART_OF}=meltemi${instance === undefined ? '' : `,${INSTANCE}=${instance}`}`;
-  const lists = await Promise.all(INSTALLED_KINDS.map((each) => listAll(api, each, { labelSelector })));
+  const lists = await Promise.all(INSTALLED_KINDS.map((each) => listAll(api, each, { labelSelector }).catch(ifServed)));
   return lists.flat();
+}
+
+/** Of a kind that this version of Kubernetes does not know there is nothing. */
+function ifServed(error: unknown): readonly ApiObject[] {
+  if (error instanceof ApiError && error.status === 404) return [];
+  throw error;
 }
 
 /** What all objects of one control plane carry. */
