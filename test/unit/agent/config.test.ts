@@ -105,3 +105,25 @@ t.test('the CNI plugin is off unless asked for, and exempts what is never captur
     ],
   });
 });
+
+t.test('on Kubernetes the node names itself, and what is the node’s own is known', async (t) => {
+  const text = SMALL.replace('pods: { directory: /pods }', 'pods: { kubernetes: true }').replace('node: node-1\n', '');
+  t.match(parseAgentConfig(text, 'node-9'), {
+    ok: true,
+    value: {
+      node: 'node-9',
+      revision: '',
+      hostNetns: '/proc/1/ns/net',
+      pods: { from: 'kubernetes', excludedNamespaces: ['kube-system'], resolvConf: '/etc/resolv.conf' },
+    },
+  });
+  t.match(parseAgentConfig(text), { ok: false, error: ['node is missing, not a string'] });
+  t.match(parseAgentConfig(SMALL, 'node-9'), { value: { node: 'node-1', hostNetns: '' } }, 'what is written wins');
+  t.match(parseAgentConfig(`${SMALL}revision: default\n`), { value: { revision: '' } });
+  t.match(parseAgentConfig(`${SMALL}revision: "a b"\n`), { error: [/revision is "a b", which is no name/] });
+  t.match(
+    parseAgentConfig(text.replace('kubernetes: true', 'kubernetes: true, directory: /p')),
+    { ok: false },
+    'not both',
+  );
+});
