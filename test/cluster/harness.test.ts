@@ -3,7 +3,7 @@ import { artefacts } from './harness/artefacts.js';
 import { appDeployment, appPod, appService } from './harness/manifests.js';
 import { sh, until } from './harness/shell.js';
 import { suiteCluster } from './harness/suite.js';
-import { applyAndWait, clientIn, namespaceFor } from './harness/tap-cluster.js';
+import { applyAndWait, awaitService, clientIn, namespaceFor } from './harness/tap-cluster.js';
 
 /** What the other tests of this suite take for granted about the cluster they run on. */
 t.setTimeout(480_000);
@@ -30,6 +30,7 @@ t.test('a Deployment runs on both nodes and its Service answers from every pod',
   ]);
   t.same([...new Set(nodes.split(' '))].sort(), [...(await cluster.nodes())].sort());
 
+  await awaitService(cluster, namespace, 'client', 'http://web/');
   const sums = await clientIn(cluster, namespace, 'client', ['--url', 'http://web/', '--count', '100']);
   t.equal(sums.ok, 100);
   t.equal(Object.keys(sums.pods).length, 4);

@@ -11,7 +11,7 @@ import { appDeployment, appPod, appService } from './harness/manifests.js';
 import { CLUSTERS, clusterDirectory } from './harness/plan.js';
 import { until } from './harness/shell.js';
 import { suiteCluster, suiteName } from './harness/suite.js';
-import { applyAndWait, clientIn, namespaceFor } from './harness/tap-cluster.js';
+import { applyAndWait, awaitService, clientIn, namespaceFor } from './harness/tap-cluster.js';
 
 /** What a cluster survives, and that nothing of one is left. */
 t.setTimeout(480_000);
@@ -37,6 +37,7 @@ t.test(
     const client = appPod({ namespace: 'default', name: 'client' });
     const twin = { ...shared, kubectl: second.kubectl.bind(second) };
     await applyAndWait(twin, appDeployment(app), appService(app), client);
+    await awaitService(twin, 'default', 'client', 'http://web/');
     t.equal(
       (await clientIn(twin, 'default', 'client', ['--url', 'http://web/', '--count', '10'])).ok,
       10,

@@ -157,7 +157,7 @@ export class Cluster implements AsyncDisposable {
     const rules = ['saddr', 'daddr'].map((side) => `ip ${side} { ${address}, ${podCidr} } drop`).join('; ');
     const table = `table inet cut-${name}`;
     const chain = (hook: string) => `chain ${hook} { type filter hook ${hook} priority raw; ${rules}; }`;
-    const ruleset = `${table} { }\ndelete ${table}\n${table} { ${chain('input')}\n${chain('output')} }`;
+    const ruleset = `${table} { }\ndelete ${table}\n${table} { ${chain('input')}\n${chain('output')}\n}`;
     await sh(machine.on(controlPlaneDirectory(this.plan), ['nft', '-f', '-']), { input: ruleset });
   }
 

@@ -1,5 +1,6 @@
 /** What tests on a cluster need of tap: a namespace that goes with the test. */
 import { randomBytes } from 'node:crypto';
+import { until } from './shell.js';
 import type { TestCluster } from './suite.js';
 
 interface Test {
@@ -29,6 +30,11 @@ export async function applyAndWait(cluster: TestCluster, ...objects: readonly ob
     if (kind === 'Pod') await cluster.kubectl(['wait', '--for=condition=Ready', ...target], undefined, 70_000);
     if (kind === 'Deployment') await cluster.kubectl(['rollout', 'status', ...target], undefined, 70_000);
   }
+}
+
+/** Waits until a client in a pod reaches a Service: its rules come to the nodes some time after its pods are ready. */
+export function awaitService(cluster: TestCluster, namespace: string, pod: string, url: string): Promise<boolean> {
+  return until(`${url} answers`, async () => (await clientIn(cluster, namespace, pod, ['--url', url])).ok === 1);
 }
 
 /** What `app client` prints. */
