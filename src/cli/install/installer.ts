@@ -127,9 +127,23 @@ async function applyOne(
   const { namespace, name } = object.metadata;
   const before = await api.get(resource, { ...(namespace === undefined ? {} : { namespace }), name });
   // Into a namespace that is not there yet nothing can be applied, not even for a try.
-  const after = withoutServer ? undefined : await api.apply(resource, object, { force: true, dryRun });
+  const after = withoutServer
+    ? undefined
+    : await api.apply(resource, withKeptPolicies(object, before), { force: true, dryRun });
   const outcome = before === undefined ? 'created' : isSameContent(before, after) ? 'unchanged' : 'changed';
   say(`${named(object)}: ${dryRun && outcome !== 'unchanged' ? `would be ${outcome}` : outcome}`);
+}
+
+/** The control plane decides when its webhooks may refuse what nobody can judge; an upgrade does not take that back. */
+function withKeptPolicies(object: ApiObject, before: ApiObject | undefined): ApiObject {
+  if (object.kind !== 'ValidatingWebhookConfiguration' || before === undefined) return object;
+  const webhooksOf = ({ webhooks }: ApiObject) =>
+    (webhooks ?? []) as readonly { name: string; failurePolicy?: string }[];
+  const webhooks = webhooksOf(object).map((each) => {
+    const former = webhooksOf(before).find(({ name }) => name === each.name);
+    return { ...each, failurePolicy: former?.failurePolicy ?? each.failurePolicy };
+  });
+  return { ...object, webhooks };
 }
 
 /** Whatever the server counts and dates is left out. */
