@@ -58,7 +58,7 @@ t.test('install, check, upgrade, a second revision, uninstall', { skip }, async 
     await asAgent('annotate', 'pod', 'on-node-1', 'ambient.istio.io/redirection=pending');
     await asAgent('annotate', 'pod', 'on-node-1', 'ambient.istio.io/redirection-');
     await t.rejects(asAgent('annotate', 'pod', 'on-node-1', 'other=1'), /redirection only/);
-    await t.rejects(asAgent('label', 'pod', 'on-node-1', 'app=other'), /redirection only/);
+    await t.rejects(asAgent('label', 'pod', 'on-node-1', 'tier=other'), /redirection only/);
     await t.rejects(asAgent('annotate', 'pod', 'on-node-2', 'ambient.istio.io/redirection=x'), /its own node only/);
     await t.rejects(asAgent('delete', 'pod', 'on-node-1'), /cannot delete/);
     await t.rejects(asAgent('get', 'secrets', '-n', 'istio-system'), /cannot list/);
