@@ -1,31 +1,28 @@
 import t from 'tap';
 import { appPod } from './harness/manifests.js';
+import { meshCluster } from './harness/mesh.js';
 import { until } from './harness/shell.js';
-import { suiteCluster } from './harness/suite.js';
 import { applyAndWait, namespaceFor } from './harness/tap-cluster.js';
 
 /**
- * That no pod of a real cluster starts uncaptured, whatever happens to the agent and to the node's CNI. The mesh must be
- * installed (`meltemi install`); without it everything here is skipped.
+ * That no pod of a real cluster starts uncaptured, whatever happens to the agent and to the node's CNI.
  */
 t.setTimeout(600_000);
-const cluster = await suiteCluster();
-const installed = (await cluster.kubectl(['get', 'daemonset', '-A', '-o', 'name'])).includes('/meltemi-agent');
-const skip = installed ? false : 'the mesh is not installed';
-const ownSkip = installed && cluster.own === undefined ? 'needs machines of our own' : skip;
+const cluster = await meshCluster();
+const ownSkip = cluster.own === undefined ? 'needs machines of our own' : false;
 const [first = '', second = first] = await cluster.nodes();
 const MESH = 'istio-system';
 const AMBIENT = { 'istio.io/dataplane-mode': 'ambient' };
 const CONF_DIR = '/etc/cni/net.d';
 const NEVER_SCHEDULED = 'meltemi-test/nowhere';
 
-t.test('a pod of a labelled namespace is captured before its first init container runs', { skip }, async (t) => {
+t.test('a pod of a labelled namespace is captured before its first init container runs', async (t) => {
   const namespace = await namespaceFor(t, cluster, AMBIENT);
   for (let i = 0; i < 5; i += 1) await create(checkingPod(namespace, `checks-${i}`, i % 2 === 0 ? first : second));
   for (let i = 0; i < 5; i += 1) await phase(namespace, `checks-${i}`, 'Succeeded');
 });
 
-t.test('a hundred pods at once are all captured before they start', { skip }, async (t) => {
+t.test('a hundred pods at once are all captured before they start', async (t) => {
   const namespace = await namespaceFor(t, cluster, AMBIENT);
   const names = Array.from({ length: 100 }, (_, i) => `p${i}`);
   const items = names.map((name, i) => pausePod(namespace, name, i % 2 === 0 ? first : second));
@@ -71,7 +68,7 @@ t.test('a conflist that is none makes the agent unready and is left alone', { sk
   await until('it is ready again', async () => (await ready()) === 'True', { timeoutMs: 60_000 });
 });
 
-t.test('while the agent is away exempt pods start, others wait and are told why', { skip }, async (t) => {
+t.test('while the agent is away exempt pods start, others wait and are told why', async (t) => {
   const namespace = await namespaceFor(t, cluster, AMBIENT);
   t.teardown(() => agents(true));
   await agents(false);
@@ -118,7 +115,7 @@ t.test('after a reboot no pod starts until the agent has captured it', { skip: o
   t.equal(await field('pod', namespace, 'stays', '{.status.containerStatuses[0].restartCount}'), '1');
 });
 
-t.test('the startup taint stays while the agent is away and goes when it is ready', { skip }, async (t) => {
+t.test('the startup taint stays while the agent is away and goes when it is ready', async (t) => {
   const taint = 'cni.istio.io/not-ready';
   const taints = () => field('node', '', second, '{.spec.taints[*].key}');
   await cluster.kubectl(['taint', 'node', second, `${taint}=:NoSchedule`, 'meltemi-test/other=x:PreferNoSchedule']);

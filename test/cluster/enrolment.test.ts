@@ -2,99 +2,87 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import t from 'tap';
 import { appPod, appService } from './harness/manifests.js';
+import { meshCluster } from './harness/mesh.js';
 import { sh, until } from './harness/shell.js';
-import { suiteCluster } from './harness/suite.js';
 import { applyAndWait, clientIn, namespaceFor } from './harness/tap-cluster.js';
 
 /**
- * Which pods of a real cluster are captured, when, and what holds when somebody meddles. The mesh must be installed
- * (`meltemi install`); without it everything here is skipped.
+ * Which pods of a real cluster are captured, when, and what holds when somebody meddles.
  */
 t.setTimeout(600_000);
-const cluster = await suiteCluster();
-const agents = await cluster.kubectl(['get', 'daemonset', '-A', '-o', 'name']);
-const installed = agents.includes('daemonset.apps/meltemi-agent');
-const skip = installed ? false : 'the mesh is not installed';
-const ownSkip = installed && cluster.own === undefined ? 'needs machines of our own' : skip;
+const cluster = await meshCluster();
+const ownSkip = cluster.own === undefined ? 'needs machines of our own' : false;
 const [first = '', second = first] = await cluster.nodes();
 const AMBIENT = { 'istio.io/dataplane-mode': 'ambient' };
 
-t.test(
-  'running pods are captured when their namespace is labelled, and released when it no longer is',
-  { skip },
-  async (t) => {
-    const namespace = await namespaceFor(t, cluster);
-    const out = { namespace, name: 'out', labels: { 'istio.io/dataplane-mode': 'none' } };
-    const host = {
-      namespace,
-      name: 'host',
-      spec: { nodeName: first, hostNetwork: true },
-      args: ['load', '--tcp', '127.0.0.1:1', '--rate', '1'],
-    };
-    await applyAndWait(
-      cluster,
-      pod(namespace, 'web', first),
-      pod(namespace, 'client', second),
-      appPod(out),
-      appPod(host),
-    );
-    t.equal(await redirection(namespace, 'web'), '');
-    await label(namespace, 'istio.io/dataplane-mode=ambient');
-    for (const name of ['web', 'client']) await enabled(namespace, name);
-    t.same(
-      await clientIn(cluster, namespace, 'client', ['--url', await urlOf(namespace, 'web'), '--count', '5']).then(
-        ({ ok }) => ok,
-      ),
-      5,
-    );
-    t.equal(await redirection(namespace, 'out'), '', 'opted out');
-    t.equal(await redirection(namespace, 'host'), '', 'on the host network');
-    await cluster.kubectl(['label', 'pod', '-n', namespace, 'web', 'istio.io/dataplane-mode=none']);
-    await released(namespace, 'web');
-    t.equal(
-      (await clientIn(cluster, namespace, 'client', ['--url', await urlOf(namespace, 'web')])).ok,
-      1,
-      'from a captured pod to one that left',
-    );
-    await label(namespace, 'istio.io/dataplane-mode-');
-    await released(namespace, 'client');
-    await cluster.kubectl(['label', 'pod', '-n', namespace, 'out', '--overwrite', 'istio.io/dataplane-mode=ambient']);
-    await enabled(namespace, 'out');
-  },
-);
+t.test('running pods are captured when their namespace is labelled, and released when it no longer is', async (t) => {
+  const namespace = await namespaceFor(t, cluster);
+  const out = { namespace, name: 'out', labels: { 'istio.io/dataplane-mode': 'none' } };
+  const host = {
+    namespace,
+    name: 'host',
+    spec: { nodeName: first, hostNetwork: true },
+    args: ['load', '--tcp', '127.0.0.1:1', '--rate', '1'],
+  };
+  await applyAndWait(
+    cluster,
+    pod(namespace, 'web', first),
+    pod(namespace, 'client', second),
+    appPod(out),
+    appPod(host),
+  );
+  t.equal(await redirection(namespace, 'web'), '');
+  await label(namespace, 'istio.io/dataplane-mode=ambient');
+  for (const name of ['web', 'client']) await enabled(namespace, name);
+  t.same(
+    await clientIn(cluster, namespace, 'client', ['--url', await urlOf(namespace, 'web'), '--count', '5']).then(
+      ({ ok }) => ok,
+    ),
+    5,
+  );
+  t.equal(await redirection(namespace, 'out'), '', 'opted out');
+  t.equal(await redirection(namespace, 'host'), '', 'on the host network');
+  await cluster.kubectl(['label', 'pod', '-n', namespace, 'web', 'istio.io/dataplane-mode=none']);
+  await released(namespace, 'web');
+  t.equal(
+    (await clientIn(cluster, namespace, 'client', ['--url', await urlOf(namespace, 'web')])).ok,
+    1,
+    'from a captured pod to one that left',
+  );
+  await label(namespace, 'istio.io/dataplane-mode-');
+  await released(namespace, 'client');
+  await cluster.kubectl(['label', 'pod', '-n', namespace, 'out', '--overwrite', 'istio.io/dataplane-mode=ambient']);
+  await enabled(namespace, 'out');
+});
 
-t.test(
-  'kubelet probes reach the app under STRICT, over HTTP and TCP, and nobody else does in plaintext',
-  { skip },
-  async (t) => {
-    const namespace = await namespaceFor(t, cluster, AMBIENT);
-    const outside = await namespaceFor(t, cluster);
-    const probes = {
-      readinessProbe: { httpGet: { path: '/', port: 8080 }, periodSeconds: 1, failureThreshold: 1 },
-      livenessProbe: { tcpSocket: { port: 9000 }, periodSeconds: 1, failureThreshold: 1 },
-    };
-    await applyAndWait(
-      cluster,
-      strict(namespace),
-      appPod({ namespace, name: 'web', spec: { nodeName: first }, container: probes }),
-      pod(outside, 'client', first),
-      pod(namespace, 'friend', second),
-    );
-    const url = await urlOf(namespace, 'web');
-    await until(
-      'plaintext is refused',
-      async () => (await clientIn(cluster, outside, 'client', ['--url', url])).ok === 0,
-    );
-    t.equal((await clientIn(cluster, namespace, 'friend', ['--url', url, '--count', '3'])).ok, 3);
-    await new Promise((resolve) => setTimeout(resolve, 4000)); // four probes of each kind
-    const { containerStatuses, conditions } = (await podOf(namespace, 'web')).status;
-    t.equal(containerStatuses[0]?.restartCount, 0);
-    t.equal(containerStatuses[0]?.ready, true);
-    t.ok(conditions.some(({ type, status }) => type === 'Ready' && status === 'True'));
-  },
-);
+t.test('kubelet probes reach the app under STRICT, over HTTP and TCP, and nobody else does in plaintext', async (t) => {
+  const namespace = await namespaceFor(t, cluster, AMBIENT);
+  const outside = await namespaceFor(t, cluster);
+  const probes = {
+    readinessProbe: { httpGet: { path: '/', port: 8080 }, periodSeconds: 1, failureThreshold: 1 },
+    livenessProbe: { tcpSocket: { port: 9000 }, periodSeconds: 1, failureThreshold: 1 },
+  };
+  await applyAndWait(
+    cluster,
+    strict(namespace),
+    appPod({ namespace, name: 'web', spec: { nodeName: first }, container: probes }),
+    pod(outside, 'client', first),
+    pod(namespace, 'friend', second),
+  );
+  const url = await urlOf(namespace, 'web');
+  await until(
+    'plaintext is refused',
+    async () => (await clientIn(cluster, outside, 'client', ['--url', url])).ok === 0,
+  );
+  t.equal((await clientIn(cluster, namespace, 'friend', ['--url', url, '--count', '3'])).ok, 3);
+  await new Promise((resolve) => setTimeout(resolve, 4000)); // four probes of each kind
+  const { containerStatuses, conditions } = (await podOf(namespace, 'web')).status;
+  t.equal(containerStatuses[0]?.restartCount, 0);
+  t.equal(containerStatuses[0]?.ready, true);
+  t.ok(conditions.some(({ type, status }) => type === 'Ready' && status === 'True'));
+});
 
-t.test('init containers and Jobs are captured from their first packet', { skip }, async (t) => {
+t.test('init containers and Jobs are captured from their first packet', async (t) => {
   const namespace = await namespaceFor(t, cluster, AMBIENT);
   await applyAndWait(cluster, strict(namespace), pod(namespace, 'web', first), appService({ namespace, name: 'web' }));
   const dial = {
@@ -127,50 +115,46 @@ t.test('init containers and Jobs are captured from their first packet', { skip }
   await released(namespace, name);
 });
 
-t.test(
-  'a StatefulSet: its next pod of the same name is captured in its turn, headless names lead there',
-  { skip },
-  async (t) => {
-    const namespace = await namespaceFor(t, cluster, AMBIENT);
-    const template = appPod({ namespace, name: 'db' }) as { metadata: object; spec: object };
-    await applyAndWait(cluster, strict(namespace), pod(namespace, 'client', second));
-    await cluster.kubectl(['apply', '-f', '-'], {
-      apiVersion: 'v1',
-      kind: 'List',
-      items: [
-        {
-          apiVersion: 'v1',
-          kind: 'Service',
-          metadata: { name: 'db', namespace },
-          spec: { clusterIP: 'None', selector: { app: 'db' }, ports: [{ name: 'http', port: 8080 }] },
+t.test('a StatefulSet: its next pod of the same name is captured in its turn, headless names lead there', async (t) => {
+  const namespace = await namespaceFor(t, cluster, AMBIENT);
+  const template = appPod({ namespace, name: 'db' }) as { metadata: object; spec: object };
+  await applyAndWait(cluster, strict(namespace), pod(namespace, 'client', second));
+  await cluster.kubectl(['apply', '-f', '-'], {
+    apiVersion: 'v1',
+    kind: 'List',
+    items: [
+      {
+        apiVersion: 'v1',
+        kind: 'Service',
+        metadata: { name: 'db', namespace },
+        spec: { clusterIP: 'None', selector: { app: 'db' }, ports: [{ name: 'http', port: 8080 }] },
+      },
+      {
+        apiVersion: 'apps/v1',
+        kind: 'StatefulSet',
+        metadata: { name: 'db', namespace },
+        spec: {
+          serviceName: 'db',
+          replicas: 1,
+          selector: { matchLabels: { app: 'db' } },
+          template: { metadata: { labels: { app: 'db' } }, spec: template.spec },
         },
-        {
-          apiVersion: 'apps/v1',
-          kind: 'StatefulSet',
-          metadata: { name: 'db', namespace },
-          spec: {
-            serviceName: 'db',
-            replicas: 1,
-            selector: { matchLabels: { app: 'db' } },
-            template: { metadata: { labels: { app: 'db' } }, spec: template.spec },
-          },
-        },
-      ],
-    });
-    const works = () =>
-      until(
-        'db answers',
-        async () => (await clientIn(cluster, namespace, 'client', ['--url', 'http://db:8080/'])).ok === 1,
-      );
-    await enabled(namespace, 'db-0');
-    await works();
-    const { uid } = (await podOf(namespace, 'db-0')).metadata;
-    await cluster.kubectl(['delete', 'pod', '-n', namespace, 'db-0']);
-    await until('another db-0 runs', async () => (await podOf(namespace, 'db-0')).metadata.uid !== uid);
-    await enabled(namespace, 'db-0');
-    await works();
-  },
-);
+      },
+    ],
+  });
+  const works = () =>
+    until(
+      'db answers',
+      async () => (await clientIn(cluster, namespace, 'client', ['--url', 'http://db:8080/'])).ok === 1,
+    );
+  await enabled(namespace, 'db-0');
+  await works();
+  const { uid } = (await podOf(namespace, 'db-0')).metadata;
+  await cluster.kubectl(['delete', 'pod', '-n', namespace, 'db-0']);
+  await until('another db-0 runs', async () => (await podOf(namespace, 'db-0')).metadata.uid !== uid);
+  await enabled(namespace, 'db-0');
+  await works();
+});
 
 t.test(
   'a hostPort is plaintext from outside and comes to the app; an ExternalName leads where it says',
@@ -203,7 +187,7 @@ t.test(
   },
 );
 
-t.test('a terminating pod is served until it is gone', { skip }, async (t) => {
+t.test('a terminating pod is served until it is gone', async (t) => {
   const namespace = await namespaceFor(t, cluster, AMBIENT);
   const lingers = {
     namespace,
