@@ -11,6 +11,7 @@ import { parseCniRequest } from './request.js';
  */
 export class CniServer {
   readonly #server: Server;
+  #cancelCut: () => void = () => undefined;
 
   constructor(
     readonly path: string,
@@ -25,6 +26,7 @@ export class CniServer {
 
   /** Also after `close`. Only root may connect. Rejects when the path cannot be had. */
   async listen(): Promise<void> {
+    this.#cancelCut();
     this.handler.reopen();
     mkdirSync(dirname(this.path), { recursive: true, mode: 0o700 });
     const temporary = `${this.path}.${randomBytes(4).toString('hex')}`;
@@ -52,7 +54,7 @@ export class CniServer {
   close(): void {
     this.handler.close();
     this.#server.close();
-    this.handler.parts.clock.schedule(CLOSE_MS, () => this.#server.closeAllConnections());
+    this.#cancelCut = this.handler.parts.clock.schedule(CLOSE_MS, () => this.#server.closeAllConnections());
   }
 
   async #respond(request: IncomingMessage, response: ServerResponse): Promise<void> {

@@ -130,6 +130,18 @@ t.test('a successor takes the socket over and no pod notices, nor one that waite
   t.same(readdirSync(home), ['cni.sock'], 'no socket is left behind under another name');
 });
 
+t.test('an agent that was replaced serves again when its successor has died', async (t) => {
+  const { listen, run } = setUp(t);
+  const former = await listen(async () => ({ captured: true }));
+  const successor = await listen(async () => ({ captured: true }));
+  former.close();
+  successor.close();
+  const waiting = run('ADD');
+  await former.listen();
+  t.equal((await waiting).code, 0);
+  t.equal((await run('ADD', 'other')).code, 0);
+});
+
 t.test('whoever is not the plugin is told so, and reads and writes are bounded', async (t) => {
   const { listen, socket, metrics } = setUp(t);
   await listen(async () => ({ captured: true }));

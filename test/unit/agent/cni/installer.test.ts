@@ -92,6 +92,18 @@ t.test('what somebody else rewrites is repaired, and counted', async (t) => {
   t.match(await metrics.render(), /^meltemi_cni_installed 1$/m);
 });
 
+t.test('an installer that was closed can be started again', async (t) => {
+  const { make, path, has } = setUp(t);
+  const installer = make();
+  installer.start();
+  installer.close();
+  writeFileSync(path, LIST);
+  installer.start();
+  t.ok(has());
+  writeFileSync(path, LIST);
+  await until(has);
+});
+
 t.test('a new first conflist gets the plugin', async (t) => {
   const { make, confDir } = setUp(t);
   make().start();
