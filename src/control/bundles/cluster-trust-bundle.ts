@@ -67,7 +67,6 @@ function keep(resource: Resource, options: ClusterTrustBundleOptions, signal: Ab
         },
         { force: true },
       );
-      present = trustBundle;
       writes.inc();
     },
     failed(_, error) {
@@ -90,7 +89,7 @@ function keep(resource: Resource, options: ClusterTrustBundleOptions, signal: Ab
     clock,
     trouble: ({ what, message }) => log.warn({ name: CLUSTER_TRUST_BUNDLE, error: message }, what),
   });
-  const unsubscribe = subscribe(() => queue.add(CLUSTER_TRUST_BUNDLE));
+  const unsubscribe = subscribe(() => queue.add(CLUSTER_TRUST_BUNDLE, true));
   return new Promise((resolve) => {
     const end = (): void => {
       unsubscribe();

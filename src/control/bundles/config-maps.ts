@@ -86,8 +86,8 @@ export class ConfigMaps {
   /** Looks at all of them: after the text has changed. */
   check(): void {
     const { namespaces } = this.#options;
-    if (typeof namespaces === 'string') this.#checkOne(namespaces);
-    else for (const [namespace] of namespaces.entries()) this.#checkOne(namespace);
+    if (typeof namespaces === 'string') this.#checkOne(namespaces, true);
+    else for (const [namespace] of namespaces.entries()) this.#checkOne(namespace, true);
   }
 
   close(): void {
@@ -95,9 +95,9 @@ export class ConfigMaps {
     this.#queue.close();
   }
 
-  #checkOne(namespace: string): void {
+  #checkOne(namespace: string, isNews = false): void {
     if (!this.#isSynced || !this.#isWanted(namespace)) return;
-    if (this.#present.get(namespace) !== this.#options.text()) this.#queue.add(namespace);
+    if (this.#present.get(namespace) !== this.#options.text()) this.#queue.add(namespace, isNews);
   }
 
   #isWanted(namespace: string): boolean {
@@ -110,7 +110,8 @@ export class ConfigMaps {
     const wanted = text();
     if (!this.#isWanted(namespace) || this.#present.get(namespace) === wanted) return;
     try {
-      const written = await api.apply(
+      // What is there is learnt from the watch alone: somebody may have changed it again before this is answered.
+      await api.apply(
         RESOURCES.ConfigMap,
         {
           apiVersion: 'v1',
@@ -124,7 +125,6 @@ export class ConfigMaps {
         },
         { force: true },
       );
-      this.#present.set(namespace, textOf(written, key));
       writes.inc();
     } catch (error) {
       // A namespace on its way out needs nothing, and takes nothing.

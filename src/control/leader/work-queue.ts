@@ -34,10 +34,16 @@ export class WorkQueue {
     return this.#waiting.size + this.#inWork.size;
   }
 
-  add(key: string): void {
+  /** `isNews`: not because of what others did, but because something else is wanted now: that waits for nothing. */
+  add(key: string, isNews = false): void {
     if (this.#closed) return;
     this.#waiting.add(key);
     const known = this.#keys.get(key);
+    if (isNews && known !== undefined) {
+      known.backOff.reset();
+      known.notBeforeMs = 0;
+      known.cancel();
+    }
     const waitMs = (known?.notBeforeMs ?? 0) - this.#options.clock.now();
     if (known !== undefined && waitMs > 0) {
       known.cancel();
@@ -83,7 +89,7 @@ export class WorkQueue {
       await work(key);
       if (clock.now() - state.doneMs > CALM_MS) state.backOff.reset();
       state.doneMs = clock.now();
-      state.notBeforeMs = clock.now() + state.backOff.next();
+      state.notBeforeMs = clock.now() + Math.min(state.backOff.next(), MAX_REPEAT_MS);
     } catch (error) {
       if (!this.#closed) failed(key, error);
       state.notBeforeMs = clock.now() + state.backOff.next();
@@ -99,5 +105,7 @@ export class WorkQueue {
 const DEFAULT_CONCURRENCY = 8;
 const BASE_MS = 200;
 const MAX_MS = 60_000;
+/** Of what went well and is asked for again. */
+const MAX_REPEAT_MS = 10_000;
 /** Whoever needs nothing for so long starts over with short pauses. */
 const CALM_MS = 120_000;
