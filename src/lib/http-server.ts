@@ -1,4 +1,4 @@
-import { renameSync, rmSync } from 'node:fs';
+import { renameSync, rmSync, statSync } from 'node:fs';
 import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import { dirname, join } from 'node:path';
 import { Readable } from 'node:stream';
@@ -60,13 +60,13 @@ export type ListenAddress = { readonly path: string } | { readonly host: string;
 
 /**
  * A small HTTP server for operators: routes by `METHOD /path`. Rejects when an address cannot be listened on. It does
- * not keep the process alive.
+ * not keep the process alive. Closing it removes its socket, unless a successor has the path.
  */
 export async function serveHttp(routes: ReadonlyMap<string, Route>, address: ListenAddress): Promise<Server> {
   const server = createServer((request, response) => void respond(routes, request, response));
   server.requestTimeout = REQUEST_TIMEOUT_MS;
   server.unref();
-  // Closing removes the path that was listened on: never the one that a successor may have by then.
+  // Node removes the path that was listened on, whoever has it by then: it is one that nobody else ever has.
   const own = 'path' in address ? { path: join(dirname(address.path), `.${process.pid}-${++lastSocket}`) } : address;
   if ('path' in address && 'path' in own) {
     if (Buffer.byteLength(address.path) > MAX_SOCKET_PATH_BYTES) {
@@ -81,7 +81,15 @@ export async function serveHttp(routes: ReadonlyMap<string, Route>, address: Lis
       resolve();
     });
   });
-  if ('path' in address && 'path' in own) renameSync(own.path, address.path);
+  if ('path' in address && 'path' in own) {
+    const { ino } = statSync(own.path);
+    renameSync(own.path, address.path);
+    const close = server.close.bind(server);
+    server.close = (callback) => {
+      if (statSync(address.path, { throwIfNoEntry: false })?.ino === ino) rmSync(address.path, { force: true });
+      return close(callback);
+    };
+  }
   return server;
 }
 

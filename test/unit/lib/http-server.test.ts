@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import t, { type Test } from 'tap';
@@ -37,9 +37,10 @@ t.test('a later server on the same path replaces the first, and outlives it', as
   const path = await serve(t, { 'GET /': () => ({ body: 'first' }) });
   const first = await serveHttp(new Map<string, Route>([['GET /', () => ({ body: 'second' })]]), { path });
   const second = await serveHttp(new Map<string, Route>([['GET /', () => ({ body: 'third' })]]), { path });
-  t.teardown(() => second.close());
   await new Promise((resolve) => first.close(resolve));
   t.match(await getOverSocket(path, '/'), { body: 'third' });
+  second.close();
+  t.notOk(existsSync(path), 'the last removes the path');
 });
 
 t.test('big integers become text', async (t) => {
