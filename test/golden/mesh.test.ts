@@ -1,14 +1,13 @@
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
-import { Graph } from '../../src/collections/graph.js';
 import { parseManifest } from '../../src/control/inputs/directory/manifest.js';
-import { applyChanges, makeInputs } from '../../src/control/inputs/inputs.js';
-import { deriveMesh } from '../../src/control/mesh/mesh.js';
+import { applyChanges } from '../../src/control/inputs/inputs.js';
 import { readable } from '../../src/control/mesh/readable.js';
 import { AuthorizationSchema } from '../../src/gen/istio/security/authorization_pb.js';
 import { ServiceSchema, WorkloadSchema } from '../../src/gen/istio/workload/workload_pb.js';
 import { formatYaml } from '../../src/lib/yaml.js';
+import { emptyMesh } from '../support/derived-mesh.js';
 
 /**
  * test/golden/mesh/<case>/in.yaml is a cluster, want.yaml the mesh that follows from it. `UPDATE=1` writes want.yaml
@@ -36,17 +35,7 @@ for (const name of readdirSync(cases).sort()) {
 function meshOf(
   objects: Parameters<typeof applyChanges>[1] extends Iterable<{ object: infer O }> ? readonly O[] : never,
 ) {
-  const graph = new Graph((message, error) => {
-    throw new Error(message, { cause: error });
-  });
-  const inputs = makeInputs(graph);
-  const mesh = deriveMesh(graph, inputs, {
-    cluster: 'Kubernetes',
-    network: '',
-    trustDomain: 'cluster.local',
-    clusterDomain: 'cluster.local',
-    rootNamespace: 'istio-system',
-  });
+  const { graph, inputs, mesh } = emptyMesh();
   graph.transact(() =>
     applyChanges(
       inputs,

@@ -1,10 +1,22 @@
 import { Graph } from '../../src/collections/graph.js';
-import { applyChanges, makeInputs } from '../../src/control/inputs/inputs.js';
+import { applyChanges, type Inputs, makeInputs } from '../../src/control/inputs/inputs.js';
 import { deriveMesh, type Mesh } from '../../src/control/mesh/mesh.js';
 import { parseObject } from '../../src/model/kubernetes/object.js';
 
 /** The mesh that follows from those of `objects` that are good. */
 export function derivedMesh(objects: readonly unknown[]): Mesh {
+  const { graph, inputs, mesh } = emptyMesh();
+  graph.transact(() => {
+    for (const each of objects) {
+      const parsed = parseObject(each);
+      if (parsed.ok && 'object' in parsed.value) applyChanges(inputs, [{ object: parsed.value.object, gone: false }]);
+    }
+  });
+  return mesh;
+}
+
+/** A mesh of nothing yet, in the usual trust domain; what a derivation throws is thrown. */
+export function emptyMesh(): { graph: Graph; inputs: Inputs; mesh: Mesh } {
   const graph = new Graph((message, error) => {
     throw new Error(message, { cause: error });
   });
@@ -16,11 +28,5 @@ export function derivedMesh(objects: readonly unknown[]): Mesh {
     clusterDomain: 'cluster.local',
     rootNamespace: 'istio-system',
   });
-  graph.transact(() => {
-    for (const each of objects) {
-      const parsed = parseObject(each);
-      if (parsed.ok && 'object' in parsed.value) applyChanges(inputs, [{ object: parsed.value.object, gone: false }]);
-    }
-  });
-  return mesh;
+  return { graph, inputs, mesh };
 }

@@ -1,8 +1,5 @@
 import t from 'tap';
-import { Graph } from '../../../src/collections/graph.js';
-import { makeInputs } from '../../../src/control/inputs/inputs.js';
 import { kubernetesInput } from '../../../src/control/inputs/kubernetes/kubernetes-input.js';
-import { deriveMesh } from '../../../src/control/mesh/mesh.js';
 import { StatusWriter } from '../../../src/control/status/status-writer.js';
 import type { ApiObject } from '../../../src/kube/api.js';
 import { RESOURCES } from '../../../src/kube/resources.js';
@@ -11,6 +8,7 @@ import { logger } from '../../../src/telemetry/log.js';
 import { createRegistry } from '../../../src/telemetry/metrics.js';
 import { startApiServer } from '../../support/api-server.js';
 import { define } from '../../support/definitions.js';
+import { emptyMesh } from '../../support/derived-mesh.js';
 import { until } from '../../support/mesh.js';
 
 /** Conditions on a real API server, with Istio's own definitions and no webhook: bad objects get in. */
@@ -19,15 +17,7 @@ const server = await startApiServer();
 const api = server.api();
 await define(api);
 await api.create(RESOURCES.Namespace, { metadata: { name: 'shop' } });
-const graph = new Graph((message, error) => t.fail(message, { error }));
-const inputs = makeInputs(graph);
-const mesh = deriveMesh(graph, inputs, {
-  cluster: 'Kubernetes',
-  network: '',
-  trustDomain: 'cluster.local',
-  clusterDomain: 'cluster.local',
-  rootNamespace: 'istio-system',
-});
+const { graph, inputs, mesh } = emptyMesh();
 const metrics = createRegistry();
 const log = logger('status');
 const writer = new StatusWriter({ api, inputs, mesh, clock: systemClock, log, metrics });

@@ -1,7 +1,5 @@
 import t, { type Test } from 'tap';
-import { Graph } from '../../../../src/collections/graph.js';
-import { applyChanges, makeInputs } from '../../../../src/control/inputs/inputs.js';
-import { deriveMesh } from '../../../../src/control/mesh/mesh.js';
+import { applyChanges } from '../../../../src/control/inputs/inputs.js';
 import { merged, StatusWriter } from '../../../../src/control/status/status-writer.js';
 import { ApiError, type ApiObject } from '../../../../src/kube/api.js';
 import { RESOURCES } from '../../../../src/kube/resources.js';
@@ -9,6 +7,7 @@ import { ManualClock } from '../../../../src/lib/manual-clock.js';
 import { parseObject } from '../../../../src/model/kubernetes/object.js';
 import { logger } from '../../../../src/telemetry/log.js';
 import { createRegistry } from '../../../../src/telemetry/metrics.js';
+import { emptyMesh } from '../../../support/derived-mesh.js';
 import { MemoryApi } from '../../../support/memory-api.js';
 
 const policy = (name: string, spec: object = { rules: [{}] }, more: object = {}): ApiObject => ({
@@ -21,15 +20,7 @@ const policy = (name: string, spec: object = { rules: [{}] }, more: object = {})
 const AUDIT = { action: 'AUDIT', rules: [{}] };
 
 async function start(t: Test, objects: readonly ApiObject[] = []) {
-  const graph = new Graph((message, error) => t.fail(message, { error }));
-  const inputs = makeInputs(graph);
-  const mesh = deriveMesh(graph, inputs, {
-    cluster: 'Kubernetes',
-    network: '',
-    trustDomain: 'cluster.local',
-    clusterDomain: 'cluster.local',
-    rootNamespace: 'istio-system',
-  });
+  const { graph, inputs, mesh } = emptyMesh();
   const api = new MemoryApi();
   const clock = new ManualClock(Date.UTC(2030, 0, 1));
   const metrics = createRegistry();
