@@ -13,7 +13,8 @@ export const systemClock: Clock = {
     let timer: NodeJS.Timeout;
     const arm = (left: number): void => {
       const step = Math.min(left, MAX_TIMER_MS);
-      timer = setTimeout(() => (left > step ? arm(left - step) : callback()), step);
+      // It would leave a fraction out, and call too early.
+      timer = setTimeout(() => (left > step ? arm(left - step) : callback()), Math.ceil(step));
       timer.unref();
     };
     arm(Math.max(0, delayMs));

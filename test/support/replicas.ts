@@ -97,7 +97,7 @@ ${this.settings}
 }
 
 /** Asks again until it is so. Rejects when it is not so in time. */
-export async function until(what: string, isSo: () => Promise<boolean> | boolean, timeoutMs = 30_000): Promise<void> {
+export async function until(what: string, isSo: () => Promise<boolean> | boolean, timeoutMs = LIMIT_MS): Promise<void> {
   const endMs = Date.now() + timeoutMs;
   while (!(await isSo())) {
     if (Date.now() > endMs) throw new Error(`not in ${timeoutMs} ms: ${what}`);
@@ -115,3 +115,5 @@ async function freePort(): Promise<number> {
 
 /** On a machine that has other things to do. */
 const START_MS = 120_000;
+/** After the API server was away, watches pause for up to 30 s. */
+const LIMIT_MS = 90_000;

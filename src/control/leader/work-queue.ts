@@ -47,7 +47,11 @@ export class WorkQueue {
     const waitMs = (known?.notBeforeMs ?? 0) - this.#options.clock.now();
     if (known !== undefined && waitMs > 0) {
       known.cancel();
-      known.cancel = this.#options.clock.schedule(waitMs, () => this.#pump());
+      known.cancel = this.#options.clock.schedule(waitMs, () => {
+        // By the timer, not by the clock: they differ by a millisecond, and nobody would call again.
+        known.notBeforeMs = 0;
+        this.#pump();
+      });
     }
     this.#pump();
   }

@@ -28,6 +28,31 @@ t.test('a key is worked on once however often it is asked for, and again when it
   t.equal(queue.pending, 0);
 });
 
+t.test('what waits is done also when timers run a little ahead of the clock', async (t) => {
+  let done = 0;
+  const clock = new ManualClock();
+  const early = {
+    now: () => Math.floor(clock.now()),
+    schedule: (ms: number, callback: () => void) => clock.schedule(Math.floor(ms) - 1, callback),
+  };
+  const queue = new WorkQueue({
+    work: async () => {
+      done++;
+    },
+    failed: () => t.fail('nothing fails'),
+    clock: early,
+  });
+  for (let count = 1; count <= 5; count++) {
+    queue.add('a');
+    await pass(clock, 10_000);
+    t.equal(done, 2 * count - 1);
+    queue.add('a');
+    queue.add('a');
+    await pass(clock, 10_000);
+    t.equal(done, 2 * count);
+  }
+});
+
 t.test('only so many are worked on at a time, and none is forgotten', async (t) => {
   let inWork = 0;
   let most = 0;
