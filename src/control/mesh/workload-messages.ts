@@ -133,12 +133,11 @@ export function serviceEntryWorkloads(
   );
 }
 
-/** Endpoints of a slice that are not pods: addresses about which nothing else is known. */
+/** Endpoints of a slice that are not pods, one workload each: addresses about which nothing else is known. */
 export function sliceWorkloads(slice: EndpointSlice, service: MeshService, options: MeshOptions): readonly Workload[] {
   const { metadata } = slice;
   const services = portLists([{ key: service.key, ports: slicePorts(service, slice.ports) }]);
-  const bare = slice.endpoints.filter(({ pod, addresses }) => pod === undefined && addresses.length > 0);
-  return bare.map((endpoint) =>
+  return slice.endpoints.map((endpoint) =>
     create(WorkloadSchema, {
       ...shared(options),
       uid: `${options.cluster}/discovery.k8s.io/EndpointSlice/${keyOf(metadata)}/${endpoint.addresses[0]}`,

@@ -4,6 +4,7 @@ import type { Workload } from '../../gen/istio/workload/workload_pb.js';
 import { keyOf } from '../../model/kubernetes/metadata.js';
 import type { EndpointSlice } from '../../model/kubernetes/service.js';
 import type { Inputs } from '../inputs/inputs.js';
+import { bareEndpoints, deriveClaims } from './claims.js';
 import { entryPorts, podPorts, slicePorts } from './endpoints.js';
 import { nodeLocality } from './locality.js';
 import type { MeshOptions } from './mesh-options.js';
@@ -61,6 +62,17 @@ export function deriveWorkloads(
   const localities = graph.derive('localities of Nodes', inputs.Node, (_, node) => nodeLocality(node.metadata.labels));
   const servicesOf = (context: Context, key: string) =>
     (context.get(selected, key) ?? []).map((each) => context.get(services, each)).filter((each) => each !== undefined);
+  const entryServices = graph.index('services by ServiceEntry', services, ({ from, source }) =>
+    from === 'ServiceEntry' ? [source] : [],
+  );
+  const serviceOfSlice = (context: Context, slice: EndpointSlice) =>
+    context.get(services, sliceServiceKey(slice, options));
+  const claims = deriveClaims(
+    graph,
+    inputs,
+    { slices, serviceOfSlice, servicesOfEntry: entryServices, servicesOfLabels: servicesOf },
+    options,
+  );
 
   const ofPods = graph.derive(
     'workloads of Pods',
@@ -81,7 +93,7 @@ export function deriveWorkloads(
       return podWorkload(
         pod,
         {
-          services: [...endpoints, ...byHand],
+          services: [...endpoints, ...byHand, ...claims.of(context, pod)],
           policies: context.get(reads.policyNames, labelsKey) ?? [],
           locality: context.get(localities, pod.nodeName),
         },
@@ -95,6 +107,7 @@ export function deriveWorkloads(
     'workloads of WorkloadEntries',
     inputs.WorkloadEntry,
     (context, entry) => {
+      if (claims.isPods(context, entry.spec.address, entry.spec.network)) return undefined;
       const labelsKey = labelSetKey({ namespace: entry.metadata.namespace, labels: entry.metadata.labels });
       const endpoints = servicesOf(context, labelsKey).map((service) => ({
         key: service.key,
@@ -105,16 +118,20 @@ export function deriveWorkloads(
     { rekey: (key) => entryUid(options.cluster, key) },
   );
 
-  const entryServices = graph.index('services by ServiceEntry', services, ({ from, source }) =>
-    from === 'ServiceEntry' ? [source] : [],
-  );
   const ofServiceEntries = graph.deriveMany(
     'workloads of ServiceEntries',
     inputs.ServiceEntry,
     (context, entry) => {
       const { namespace, labels } = entry.metadata;
       const policies = reads.policyNamesOf(context, { namespace, labels });
-      return serviceEntryWorkloads(entry, context.lookup(entryServices, keyOf(entry.metadata)), policies, options);
+      const endpoints = entry.endpoints.filter(({ address, network }) => !claims.isPods(context, address, network));
+      if (endpoints.length === 0 && entry.endpoints.length > 0) return [];
+      return serviceEntryWorkloads(
+        { ...entry, endpoints },
+        context.lookup(entryServices, keyOf(entry.metadata)),
+        policies,
+        options,
+      );
     },
     ({ uid }) => uid,
   );
@@ -123,8 +140,9 @@ export function deriveWorkloads(
     'workloads of EndpointSlices',
     slices,
     (context, slice) => {
-      const service = context.get(services, sliceServiceKey(slice, options));
-      return service === undefined ? [] : sliceWorkloads(slice, service, options);
+      const service = serviceOfSlice(context, slice);
+      const endpoints = bareEndpoints(slice).filter(({ addresses }) => !claims.isPods(context, addresses[0] ?? '', ''));
+      return service === undefined ? [] : sliceWorkloads({ ...slice, endpoints }, service, options);
     },
     ({ uid }) => uid,
   );
