@@ -26,6 +26,8 @@ import { Enrolment } from './enroll/enrolment.js';
 import type { PodSource } from './enroll/pod-source.js';
 import { certificateStep, dataplaneStep, dnsStep, guardStep, redirectSteps, storeStep } from './enroll/steps.js';
 import { MeshAddresses } from './mesh-addresses.js';
+import type { Names } from './names/names.js';
+import { nodeNames } from './names/node-names.js';
 import type { NodeGuard } from './redirect/node-guard.js';
 import type { Redirector } from './redirect/redirector.js';
 import { Decider } from './route/decider.js';
@@ -66,6 +68,7 @@ export class Agent {
   readonly #readiness = new Readiness();
   readonly #accessLog: AccessLog;
   readonly #decider: Decider;
+  readonly #names: Names;
   readonly #authority: Authority;
   readonly #certificates: Certificates;
   readonly #trust: Trust;
@@ -122,6 +125,9 @@ export class Agent {
         this.#certificates.renewAll();
       },
     });
+    this.#names = nodeNames(config.dns.resolvConf, this.#store, clock, this.#registry, (host, known) =>
+      this.#changed(this.#store.applyName(host, known)),
+    );
     this.#decider = new Decider({
       dataplane,
       store: this.#store,
@@ -132,6 +138,11 @@ export class Agent {
         'direction',
         'because',
       ]),
+      overLimit: this.#registry.counter(
+        'meltemi_names_refused_total',
+        'Connections refused because too many of their pod waited for names.',
+      ),
+      wantedName: (host) => this.#names.want(host),
       wanted: (identities) => this.#certificates.want(identities),
       accessLog: (lines) => this.#accessLog.write(lines),
     });
@@ -232,6 +243,7 @@ export class Agent {
     this.#xds?.close();
     this.#trust.close();
     this.#authority.close();
+    this.#names.close();
     await this.#dns?.close();
     dataplane.close();
     await this.#accessLog.close();
@@ -269,9 +281,11 @@ export class Agent {
         connections: () => this.parts.dataplane.connections(MAX_DUMPED_CONNECTIONS),
         stats: () => this.parts.dataplane.stats(),
         xds: () => this.#xds?.status(),
+        names: () => this.#names.states(),
       },
       enrolment: this.#enrolment,
       explain: { source: this.#store, self: selfOf(config) },
+      lookUp: (host) => this.#names.settled(host),
       quit,
     });
     const pages: [ListenAddress, ReadonlyMap<string, Route>][] = [];
@@ -391,6 +405,7 @@ export class Agent {
     count('meltemi_workloads', 'Workloads of the mesh known here.', () => this.#store.sizes.workloads);
     count('meltemi_services', 'Services of the mesh known here.', () => this.#store.sizes.services);
     count('meltemi_policies', 'Policies known here.', () => this.#store.sizes.policies);
+    count('meltemi_names_waiting', 'Connections that wait for the look-up of a name.', () => this.#decider.held);
     count('meltemi_certificates_missing', 'Identities without a valid certificate.', () => {
       return this.#certificates.missing().length;
     });

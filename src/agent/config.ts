@@ -36,7 +36,8 @@ export interface AgentConfig {
   /** `stdout`, `off`, or a path. */
   readonly accessLog: string;
   readonly logLevel: LogLevel;
-  readonly dns: { readonly enabled: boolean; readonly port: number };
+  /** `resolvConf` names the nameservers that know endpoints which are host names. */
+  readonly dns: { readonly enabled: boolean; readonly port: number; readonly resolvConf: string };
   readonly engine: Partial<EngineOptions>;
   readonly drainSeconds: number;
 }
@@ -115,7 +116,11 @@ export function parseAgentConfig(text: string, nodeName = ''): Result<AgentConfi
     readinessPort: reader.port('readinessPort', 15021),
     accessLog: reader.text('accessLog', 'stdout'),
     logLevel: logLevel(reader),
-    dns: { enabled: dns.flag('enabled', true), port: dns.port('port', 15053) },
+    dns: {
+      enabled: dns.flag('enabled', true),
+      port: dns.port('port', 15053),
+      resolvConf: dns.text('resolvConf', '/etc/resolv.conf'),
+    },
     engine: engine(reader.object('engine')),
     drainSeconds: reader.number('drainSeconds', 5, 0, 3600),
   };

@@ -135,7 +135,11 @@ function nameStep({ resolution }: OutboundExplanation, host: string): Step {
 
 function routeStep({ ip, action, because, objects, endpoints }: RouteExplanation, { port }: OutboundExplanation): Step {
   const eligible = endpoints.filter((endpoint) => endpoint.eligible);
-  const left = endpoints.filter((endpoint) => !endpoint.eligible).map(({ uid, excluded }) => `${uid} (${excluded})`);
+  const left = endpoints
+    .filter((endpoint) => !endpoint.eligible)
+    .map(({ uid, name, excluded }) => {
+      return `${uid} (${name === '' ? '' : `${name}: `}${excluded})`;
+    });
   const leftOut = left.length === 0 ? '' : `; left out: ${left.join(', ')}`;
   const where = `${ip}:${port}`;
   const text =
@@ -143,19 +147,20 @@ function routeStep({ ip, action, because, objects, endpoints }: RouteExplanation
       ? `${where} is refused at the source${leftOut}`
       : action === 'direct'
         ? `${where} is connected to as it is`
-        : `${where} goes to one of ${eligible.map((each) => each.uid).join(', ')}${leftOut}`;
+        : `${where} goes to one of ${[...new Set(eligible.map((each) => each.uid))].join(', ')}${leftOut}`;
   return { decision: 'route', because, objects, text };
 }
 
 function tunnelStep(
   { identity }: OutboundExplanation,
-  { uid, ip, port, transport, identities, authority }: EndpointExplanation,
+  { uid, name, ip, port, transport, identities, authority }: EndpointExplanation,
 ): Step {
-  const objects = uid === '' ? [] : [`workload/${uid}`];
+  const objects = [...(uid === '' ? [] : [`workload/${uid}`]), ...(name === '' ? [] : [`name/${name}`])];
+  const found = name === '' ? '' : `, as DNS says of ${name},`;
   if (transport === 'plaintext') {
-    return { decision: 'tunnel', because: 'plaintext', objects, text: `${ip}:${port} is reached in plaintext` };
+    return { decision: 'tunnel', because: 'plaintext', objects, text: `${ip}:${port}${found} is reached in plaintext` };
   }
-  const text = `${authority || `${ip}:${port}`} over mutual TLS: ${identity} expects ${identities.join(' or ')}`;
+  const text = `${authority || `${ip}:${port}`}${found} over mutual TLS: ${identity} expects ${identities.join(' or ')}`;
   return { decision: 'tunnel', because: 'hbone', objects, text };
 }
 

@@ -1,6 +1,6 @@
 import { join } from 'node:path';
 import { formatYaml } from '../lib/yaml.js';
-import { FABRIC, MESH_PREFIXES } from './addresses.js';
+import { both, FABRIC, MESH_PREFIXES } from './addresses.js';
 import type { LabLayout } from './layout.js';
 
 export interface MeshNames {
@@ -47,10 +47,17 @@ export function agentConfig(layout: LabLayout, names: MeshNames, name: string): 
     readinessPort: 15021,
     accessLog: join(directory, 'access.log'),
     logLevel: 'info',
-    dns: { enabled: true, port: 15053 },
+    dns: { enabled: true, port: 15053, resolvConf: join(directory, 'resolv.conf') },
     engine: {},
     drainSeconds: 5,
   });
+}
+
+/** The lab's nameserver, where nodes reach it. */
+export function agentResolvConf(): string {
+  return `${both(FABRIC)
+    .map((ip) => `nameserver ${ip}`)
+    .join('\n')}\n`;
 }
 
 export const DEFAULT_NAMES: MeshNames = {

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import type { Clock } from '../lib/clock.js';
 import { getOverSocket } from '../lib/unix-http.js';
 import { FABRIC } from './addresses.js';
-import { agentConfig, controlPlaneConfig, DEFAULT_NAMES } from './config-files.js';
+import { agentConfig, agentResolvConf, controlPlaneConfig, DEFAULT_NAMES } from './config-files.js';
 import { Daemon } from './daemon.js';
 import type { LabLayout } from './layout.js';
 import type { LabNode } from './node.js';
@@ -49,6 +49,7 @@ export class MeshProcesses {
     this.#nodes = nodes;
     for (const node of nodes) {
       const config = join(node.directory, 'agent.yaml');
+      writeFileSync(join(node.directory, 'resolv.conf'), agentResolvConf());
       writeFileSync(config, agentConfig(layout, DEFAULT_NAMES, node.name));
       node.agent = this.#daemon(
         node.name,

@@ -29,6 +29,7 @@ export interface DumpParts {
   connections(): readonly ConnectionInfo[];
   stats(): EngineStats;
   xds(): unknown;
+  names(): unknown;
 }
 
 /** Everything the agent knows, for a person with a question. Keys are never in it. Tables come as generators. */
@@ -45,6 +46,7 @@ export function configDump(parts: DumpParts): (readonly [string, unknown])[] {
     ['certificates', each(parts.certificates(), dumpCertificate)],
     ['workloadState', parts.pods()],
     ['groups', each(parts.groups(), dumpGroup)],
+    ['names', parts.names()],
     ['connections', parts.connections()],
   ];
 }
@@ -59,6 +61,7 @@ function dumpWorkload(workload: Workload): unknown {
     name: workload.name,
     namespace: workload.namespace,
     workloadIps: addressesOf(workload),
+    ...(workload.hostname === '' ? {} : { hostname: workload.hostname }),
     identity: identityOf(workload),
     protocol: TunnelProtocol[workload.tunnelProtocol],
     network: workload.network,

@@ -4,7 +4,7 @@ import { levels, setLevel } from '../../telemetry/log.js';
 import type { MetricsRegistry } from '../../telemetry/metrics.js';
 import type { Enrolment } from '../enroll/enrolment.js';
 import { explainInbound } from '../explain/explain-inbound.js';
-import { type ExplainParts, explainOutbound } from '../explain/explain-outbound.js';
+import { type ExplainParts, explainOutbound, namesToLookUp } from '../explain/explain-outbound.js';
 import { configDump, type DumpParts } from './config-dump.js';
 import type { Readiness } from './readiness.js';
 
@@ -12,18 +12,20 @@ export interface AdminParts {
   readonly dump: DumpParts;
   readonly enrolment: Enrolment;
   readonly explain: ExplainParts;
+  /** Resolves when a host name has been looked up. */
+  lookUp(host: string): Promise<void>;
   /** Ends the process in an orderly way. */
   quit(): void;
 }
 
 /** For operators: the Unix socket and port 15000. */
-export function adminRoutes({ dump, enrolment, explain, quit }: AdminParts): Map<string, Route> {
+export function adminRoutes({ dump, enrolment, explain, lookUp, quit }: AdminParts): Map<string, Route> {
   const routes = new Map<string, Route>([
     ['GET /config_dump', () => jsonInPieces(configDump(dump))],
     ['GET /connections', () => json(dump.connections())],
     ['GET /logging', () => json(levels())],
     ['POST /logging', (url) => changeLevel(url.searchParams)],
-    ['GET /explain', (url) => explainFrom(url.searchParams, enrolment, explain)],
+    ['GET /explain', (url) => explainFrom(url.searchParams, enrolment, explain, lookUp)],
     ['GET /explain-inbound', (url) => explainTo(url.searchParams, enrolment, explain)],
     [
       'POST /quitquitquit',
@@ -75,11 +77,21 @@ function changeLevel(query: URLSearchParams): Answer {
   return json(levels());
 }
 
-function explainFrom(query: URLSearchParams, enrolment: Enrolment, parts: ExplainParts): Answer {
+/** Names that its answer depends on are looked up first, as they would be for a connection. */
+async function explainFrom(
+  query: URLSearchParams,
+  enrolment: Enrolment,
+  parts: ExplainParts,
+  lookUp: AdminParts['lookUp'],
+): Promise<Answer> {
   const [host, port] = [query.get('host') ?? '', Number(query.get('port'))];
   if (host === '' || !isPort(port)) return { status: 400, body: 'wanted: pod=NAMESPACE/NAME&host=HOST&port=PORT\n' };
   const pod = podOf(query, enrolment);
-  return pod === undefined ? unknownPod(query) : json(explainOutbound(pod.record, pod.state, host, port, parts));
+  if (pod === undefined) return unknownPod(query);
+  const explain = () => explainOutbound(pod.record, pod.state, host, port, parts);
+  const names = namesToLookUp(explain());
+  await Promise.all(names.map(lookUp));
+  return json(explain());
 }
 
 function explainTo(query: URLSearchParams, enrolment: Enrolment, parts: ExplainParts): Answer {

@@ -60,7 +60,7 @@ export function explainInbound(
       target: refused ? '' : formatHostPort(ip, port),
     };
   }
-  const world = { snapshot: source, usable: () => false };
+  const world = { snapshot: source, usable: () => false, namesIn: () => [] };
   const decision = decisionFor(new Observed(world, arrivingOffer(state.uid, connection)), self);
   return {
     ...head,

@@ -6,6 +6,7 @@ import { type Candidate, candidatesOf } from '../route/candidates.js';
 import { decisionFor } from '../route/decide.js';
 import type { Decision } from '../route/decision.js';
 import type { GroupSpec } from '../route/group-spec.js';
+import { groupsAnew } from '../route/groups.js';
 import { Observed, type Self, type World } from '../route/observed.js';
 import { isVisible, preferredService } from '../route/outbound.js';
 import { serviceKey } from '../store/facts.js';
@@ -40,6 +41,8 @@ export interface RouteExplanation {
 
 export interface EndpointExplanation {
   readonly uid: string;
+  /** The host name that has this address; empty when the endpoint is an address. */
+  readonly name: string;
   readonly ip: string;
   readonly port: number;
   readonly transport: 'hbone' | 'plaintext';
@@ -88,6 +91,13 @@ export function explainOutbound(
   };
 }
 
+/** Host names of endpoints that an explanation left out because nobody has looked them up yet. */
+export function namesToLookUp({ routes }: OutboundExplanation): string[] {
+  const endpoints = routes.flatMap((route) => route.endpoints);
+  const missing = endpoints.filter(({ excluded }) => excluded === 'name-not-looked-up');
+  return [...new Set(missing.map(({ name }) => name))].slice(0, MAX_ADDRESSES);
+}
+
 /** The kernel delivers it inside the pod, over its loopback device, which is not redirected. */
 function ownRoute(uid: string, { namespace, name }: PodRecord, ip: string, port: number): RouteExplanation {
   const objects = [`pod/${namespace}/${name}`];
@@ -106,10 +116,7 @@ function capturedRoute(
   source: Snapshot & EndpointSource,
   self: Self,
 ): RouteExplanation {
-  const world: World = {
-    snapshot: source,
-    usable: (spec) => candidatesOf(spec, source, self).some((each) => 'endpoint' in each && each.endpoint.healthy),
-  };
+  const world: World = { snapshot: source, ...groupsAnew(source, self) };
   const decision = decisionFor(new Observed(world, outboundOffer(uid, record, ip, port)), self);
   const { action, because, objects } = decision;
   if (decision.action === 'group') {
@@ -176,12 +183,14 @@ function explainCandidates(candidates: readonly Candidate[]): EndpointExplanatio
   return candidates
     .map((candidate): EndpointExplanation => {
       if (!('endpoint' in candidate)) {
-        return { ...plainEndpoint(candidate.uid, '', 0), eligible: false, excluded: candidate.excluded };
+        const { uid, name = '', excluded } = candidate;
+        return { ...plainEndpoint(uid, '', 0), name, eligible: false, excluded };
       }
-      const { uid, endpoint } = candidate;
+      const { uid, name = '', endpoint } = candidate;
       const tunnelled = endpoint.tunnelIp !== '';
       return {
         uid,
+        name,
         ip: endpoint.ip,
         port: endpoint.port,
         transport: tunnelled ? 'hbone' : 'plaintext',
@@ -199,6 +208,7 @@ function explainCandidates(candidates: readonly Candidate[]): EndpointExplanatio
 function plainEndpoint(uid: string, ip: string, port: number): EndpointExplanation {
   return {
     uid,
+    name: '',
     ip,
     port,
     transport: 'plaintext',
@@ -214,7 +224,7 @@ function plainEndpoint(uid: string, ip: string, port: number): EndpointExplanati
 /** The group whose emptiness was the reason, to show why each candidate was left out. */
 function emptyGroup(because: string, objects: readonly string[], ip: string, port: number): GroupSpec | undefined {
   const service = objects.find((name) => name.startsWith('service/'))?.slice('service/'.length);
-  if (because !== 'no-healthy-upstream' || service === undefined) return undefined;
+  if (!NOBODY.has(because) || service === undefined) return undefined;
   return { kind: 'service', service, port, family: isIpv6(ip) ? 6 : 4, authority: '' };
 }
 
@@ -233,4 +243,5 @@ function outboundOffer(pod: string, record: PodRecord, dstIp: string, dstPort: n
   };
 }
 
+const NOBODY: ReadonlySet<string> = new Set(['no-healthy-upstream', 'name-unresolved', 'name-pending']);
 const MAX_ADDRESSES = 16;

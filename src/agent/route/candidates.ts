@@ -9,32 +9,35 @@ import {
 } from '../../gen/istio/workload/workload_pb.js';
 import { isIpv6 } from '../../lib/ip.js';
 import type { Endpoint } from '../dataplane/dataplane.js';
-import { addressesOf, identityOf } from '../store/facts.js';
+import { addressesOf, hostOf, identityOf } from '../store/facts.js';
 import type { EndpointSource } from '../store/snapshot.js';
 import { destinationLabels, destinationLog } from './access-record.js';
 import type { GroupSpec } from './group-spec.js';
 import type { Self } from './observed.js';
 
-/** A workload considered for a group: an endpoint, or why it is none. */
+/**
+ * A workload considered for a group: an endpoint, or why it is none. One with a host name instead of addresses is as many
+ * endpoints as the name has addresses; `name` is set for such.
+ */
 export type Candidate =
-  | { readonly uid: string; readonly endpoint: Endpoint }
-  | { readonly uid: string; readonly excluded: string };
+  | { readonly uid: string; readonly name?: string; readonly endpoint: Endpoint }
+  | { readonly uid: string; readonly name?: string; readonly excluded: string };
 
 /** All candidates of a group, those left out included. Pure. */
 export function candidatesOf(spec: GroupSpec, source: EndpointSource, self: Self): Candidate[] {
   const uids = spec.kind === 'workload' ? [spec.uid] : source.endpointsOf(spec.service);
-  return uids.map((uid) => candidateOf(spec, uid, source, self));
+  return uids.flatMap((uid) => candidatesFrom(spec, uid, source, self));
 }
 
-/** One workload as a candidate of a group. Pure. */
-export function candidateOf(spec: GroupSpec, uid: string, source: EndpointSource, self: Self): Candidate {
+/** One workload as candidates of a group. Pure. */
+export function candidatesFrom(spec: GroupSpec, uid: string, source: EndpointSource, self: Self): Candidate[] {
   const workload = source.fullWorkload(uid);
-  if (workload === undefined) return { uid, excluded: 'not-known' };
-  if (workload.network !== self.network) return { uid, excluded: 'other-network' };
-  if (spec.kind === 'workload') return workloadCandidate(spec, workload);
+  if (workload === undefined) return [{ uid, excluded: 'not-known' }];
+  if (workload.network !== self.network) return [{ uid, excluded: 'other-network' }];
+  if (spec.kind === 'workload') return [workloadCandidate(spec, workload)];
   const service = source.service(spec.service);
-  if (service === undefined) return { uid, excluded: 'service-not-known' };
-  return serviceCandidate(spec, service, workload, self);
+  if (service === undefined) return [{ uid, excluded: 'service-not-known' }];
+  return serviceCandidates(spec, service, workload, source, self);
 }
 
 function workloadCandidate(spec: Extract<GroupSpec, { kind: 'workload' }>, workload: Workload): Candidate {
@@ -44,24 +47,41 @@ function workloadCandidate(spec: Extract<GroupSpec, { kind: 'workload' }>, workl
   return { uid: workload.uid, endpoint: { ...endpoint, weight: 1, rank: 0, healthy: true } };
 }
 
-function serviceCandidate(
+function serviceCandidates(
   spec: Extract<GroupSpec, { kind: 'service' }>,
   service: Service,
   workload: Workload,
+  source: EndpointSource,
   self: Self,
-): Candidate {
+): Candidate[] {
   const { uid } = workload;
   const port = targetPort(service, workload, spec.service, spec.port);
-  if (port === undefined) return { uid, excluded: 'port-not-served' };
+  if (port === undefined) return [{ uid, excluded: 'port-not-served' }];
+  const host = hostOf(workload);
   const addresses = addressesOf(workload);
   const ip = addresses.find((address) => isIpv6(address) === (spec.family === 6)) ?? addresses[0];
-  if (ip === undefined) return { uid, excluded: 'no-address' };
+  if (ip === undefined && host === undefined) return [{ uid, excluded: 'no-address' }];
   const rank = localityRank(service, workload, self);
-  if (rank === undefined) return { uid, excluded: 'other-locality' };
-  const endpoint = endpointAt(workload, ip, port, spec.authority, service.subjectAltNames);
+  if (rank === undefined) return [{ uid, excluded: 'other-locality' }];
   const weight = workload.capacity ?? 1;
-  if (weight === 0) return { uid, excluded: 'weight-zero' };
-  return { uid, endpoint: { ...endpoint, weight, rank, healthy: isHealthy(service, workload) } };
+  if (weight === 0) return [{ uid, excluded: 'weight-zero' }];
+  const facts = { weight, rank, healthy: isHealthy(service, workload) };
+  const at = (each: string) => ({
+    ...endpointAt(workload, each, port, spec.authority, service.subjectAltNames),
+    ...facts,
+  });
+  if (ip !== undefined) return [{ uid, endpoint: at(ip) }];
+  const name = host ?? '';
+  const known = source.name(name);
+  if (known === undefined) return [{ uid, name, excluded: 'name-not-looked-up' }];
+  if (known.problem !== '') return [{ uid, name, excluded: `name-unresolved (${known.problem})` }];
+  return addressesFor(spec.family, known.ips).map((each) => ({ uid, name, endpoint: at(each) }));
+}
+
+/** Those of the family that the client asked in; where there are none, the others. */
+function addressesFor(family: 4 | 6, ips: readonly string[]): readonly string[] {
+  const preferred = ips.filter((ip) => isIpv6(ip) === (family === 6));
+  return preferred.length > 0 ? preferred : ips;
 }
 
 function endpointAt(workload: Workload, ip: string, port: number, authority: string, names: readonly string[]) {

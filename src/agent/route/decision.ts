@@ -20,6 +20,8 @@ export type Reason =
   | 'no-allow-policy-matched'
   | 'no-healthy-upstream'
   | 'no-such-port'
+  | 'name-unresolved'
+  | 'name-pending'
   | 'waypoint-unresolved'
   | 'mesh-not-known-yet'
   | 'unknown-mesh-address'

@@ -3,15 +3,15 @@ import type { Endpoint, EndpointGroup, Read } from '../dataplane/dataplane.js';
 import type { EndpointSource } from '../store/snapshot.js';
 import type { Change } from '../store/store.js';
 import { TABLE } from '../store/tables.js';
-import { candidateOf, candidatesOf } from './candidates.js';
+import { type Candidate, candidatesFrom, candidatesOf } from './candidates.js';
 import { type GroupSpec, groupId } from './group-spec.js';
-import type { Self } from './observed.js';
+import type { Self, World } from './observed.js';
 
 /** What the engine is to be told, groups before reads. */
 export interface GroupEdits {
   readonly puts: EndpointGroup[];
   readonly removals: string[];
-  /** Groups that have become usable or useless, or are no longer kept. */
+  /** Groups that have become usable or useless, have other names in them, or are no longer kept. */
   readonly reads: Read[];
 }
 
@@ -43,17 +43,12 @@ export class Groups {
 
   /** Whether the group has a healthy endpoint; from now on the group is kept. */
   usable(spec: GroupSpec): boolean {
-    const id = groupId(spec);
-    const known = this.#groups.use(id);
-    if (known !== undefined) return known.usable;
-    const group = new Group(id, spec);
-    for (const candidate of candidatesOf(spec, this.source, this.self)) {
-      if ('endpoint' in candidate) group.endpoints.set(candidate.uid, candidate.endpoint);
-    }
-    group.usable = isUsable(group);
-    this.#groups.set(id, group);
-    if (group.usable) this.#dirty.add(group);
-    return group.usable;
+    return this.#kept(spec).usable;
+  }
+
+  /** The host names that endpoints of the group have instead of addresses; from now on the group is kept. */
+  namesIn(spec: GroupSpec): readonly string[] {
+    return this.#kept(spec).hosts;
   }
 
   /** Looks again at what a change may have touched. */
@@ -66,7 +61,7 @@ export class Groups {
   take(): GroupEdits {
     const puts = [...this.#dirty].map((group) => {
       group.pushed = true;
-      return { id: group.id, endpoints: [...group.endpoints.values()] };
+      return { id: group.id, endpoints: endpointsOf(group) };
     });
     this.#dirty.clear();
     const edits = { puts, removals: this.#removals, reads: this.#reads };
@@ -77,56 +72,87 @@ export class Groups {
 
   /** For dumps. */
   all(): (EndpointGroup & { readonly spec: GroupSpec })[] {
-    return [...this.#groups.values()].map(({ id, spec, endpoints }) => ({
-      id,
-      spec,
-      endpoints: [...endpoints.values()],
+    return [...this.#groups.values()].map((group) => ({
+      id: group.id,
+      spec: group.spec,
+      endpoints: endpointsOf(group),
     }));
+  }
+
+  #kept(spec: GroupSpec): Group {
+    const id = groupId(spec);
+    const known = this.#groups.use(id);
+    if (known !== undefined) return known;
+    const group = new Group(id, spec);
+    for (const [uid, candidates] of byUid(candidatesOf(spec, this.source, this.self))) {
+      this.#edit(group, uid, candidates);
+    }
+    group.usable = isUsable(group);
+    group.hosts = hostsOf(group);
+    this.#groups.set(id, group);
+    if (!group.usable) this.#dirty.delete(group);
+    return group;
   }
 
   #review(group: Group, change: Change): void {
     const { spec } = group;
     if (spec.kind === 'service' && change.services.has(spec.service)) {
-      const fresh = candidatesOf(spec, this.source, this.self);
-      for (const uid of [...group.endpoints.keys()]) {
-        if (!fresh.some((candidate) => candidate.uid === uid)) this.#edit(group, uid, undefined);
+      const fresh = byUid(candidatesOf(spec, this.source, this.self));
+      for (const uid of new Set([...group.endpoints.keys(), ...group.names.keys()])) {
+        if (!fresh.has(uid)) this.#edit(group, uid, []);
       }
-      for (const candidate of fresh) {
-        this.#edit(group, candidate.uid, 'endpoint' in candidate ? candidate.endpoint : undefined);
-      }
+      for (const [uid, candidates] of fresh) this.#edit(group, uid, candidates);
     } else {
       for (const uid of this.#members(group, change.workloads)) {
         const isMember = spec.kind === 'workload' || this.source.isEndpoint(spec.service, uid);
-        const candidate = isMember ? candidateOf(spec, uid, this.source, this.self) : undefined;
-        this.#edit(group, uid, candidate !== undefined && 'endpoint' in candidate ? candidate.endpoint : undefined);
+        this.#edit(group, uid, isMember ? candidatesFrom(spec, uid, this.source, this.self) : []);
       }
     }
-    if (isUsable(group) === group.usable) return;
-    group.usable = !group.usable;
+    const [usable, hosts] = [isUsable(group), hostsOf(group)];
+    if (usable === group.usable && hosts.join() === group.hosts.join()) return;
+    group.usable = usable;
+    group.hosts = hosts;
     this.#reads.push(TABLE.group(group.id));
   }
 
-  *#members({ spec, endpoints }: Group, changed: ReadonlySet<string>): Generator<string> {
+  *#members({ spec, endpoints, names }: Group, changed: ReadonlySet<string>): Generator<string> {
     if (spec.kind === 'workload') {
       if (changed.has(spec.uid)) yield spec.uid;
       return;
     }
     for (const uid of changed) {
-      if (endpoints.has(uid) || this.source.isEndpoint(spec.service, uid)) yield uid;
+      if (endpoints.has(uid) || names.has(uid) || this.source.isEndpoint(spec.service, uid)) yield uid;
     }
   }
 
-  #edit(group: Group, uid: string, endpoint: Endpoint | undefined): void {
-    const before = group.endpoints.get(uid);
-    if (endpoint === undefined ? before === undefined : JSON.stringify(before) === JSON.stringify(endpoint)) return;
-    if (endpoint === undefined) group.endpoints.delete(uid);
-    else group.endpoints.set(uid, endpoint);
+  /** `candidates` are all of one workload. */
+  #edit(group: Group, uid: string, candidates: readonly Candidate[]): void {
+    const name = candidates.find((each) => each.name !== undefined)?.name;
+    if (name === undefined) group.names.delete(uid);
+    else group.names.set(uid, name);
+    const before = group.endpoints.get(uid) ?? [];
+    const after = candidates.flatMap((each) => ('endpoint' in each ? [each.endpoint] : []));
+    if (JSON.stringify(before) === JSON.stringify(after)) return;
+    if (after.length === 0) group.endpoints.delete(uid);
+    else group.endpoints.set(uid, after);
     this.#dirty.add(group);
   }
 }
 
+/** What decisions ask of groups, found out anew each time: for explanations and tests. Pure. */
+export function groupsAnew(source: EndpointSource, self: Self): Omit<World, 'snapshot'> {
+  return {
+    usable: (spec) => candidatesOf(spec, source, self).some((each) => 'endpoint' in each && each.endpoint.healthy),
+    namesIn: (spec) => [...new Set(candidatesOf(spec, source, self).flatMap(({ name }) => name ?? []))].sort(),
+  };
+}
+
 class Group {
-  readonly endpoints = new Map<string, Endpoint>();
+  /** By uid. */
+  readonly endpoints = new Map<string, readonly Endpoint[]>();
+  /** The name of each workload that has one instead of addresses, by uid. */
+  readonly names = new Map<string, string>();
+  hosts: readonly string[] = [];
   usable = false;
   pushed = false;
 
@@ -137,6 +163,26 @@ class Group {
 }
 
 function isUsable(group: Group): boolean {
-  for (const endpoint of group.endpoints.values()) if (endpoint.healthy) return true;
+  for (const endpoints of group.endpoints.values()) if (endpoints.some(({ healthy }) => healthy)) return true;
   return false;
 }
+
+function endpointsOf(group: Group): Endpoint[] {
+  return [...group.endpoints.values()].flat();
+}
+
+function hostsOf({ names }: Group): readonly string[] {
+  return names.size === 0 ? NO_HOSTS : [...new Set(names.values())].sort();
+}
+
+function byUid(candidates: readonly Candidate[]): Map<string, Candidate[]> {
+  const groups = new Map<string, Candidate[]>();
+  for (const candidate of candidates) {
+    const own = groups.get(candidate.uid);
+    if (own === undefined) groups.set(candidate.uid, [candidate]);
+    else own.push(candidate);
+  }
+  return groups;
+}
+
+const NO_HOSTS: readonly string[] = [];

@@ -1,7 +1,7 @@
 import type { Authorization } from '../../gen/istio/security/authorization_pb.js';
 import type { Service } from '../../gen/istio/workload/workload_pb.js';
 import { type Direction, type Offer, OfferField, type Read } from '../dataplane/dataplane.js';
-import type { LocalPod, Snapshot, SteadyWorkload } from '../store/snapshot.js';
+import type { KnownName, LocalPod, Snapshot, SteadyWorkload } from '../store/snapshot.js';
 import { TABLE } from '../store/tables.js';
 import { type GroupSpec, groupId } from './group-spec.js';
 
@@ -10,6 +10,8 @@ export interface World {
   readonly snapshot: Snapshot;
   /** Whether the group has a healthy endpoint now. */
   usable(group: GroupSpec): boolean;
+  /** The host names that endpoints of the group have instead of addresses, in order. */
+  namesIn(group: GroupSpec): readonly string[];
 }
 
 /** Who decides: facts of this node that never change while the agent runs. */
@@ -142,6 +144,16 @@ export class Observed implements Snapshot {
   usable(group: GroupSpec): boolean {
     this.#note(TABLE.group(groupId(group)));
     return this.world.usable(group);
+  }
+
+  namesIn(group: GroupSpec): readonly string[] {
+    this.#note(TABLE.group(groupId(group)));
+    return this.world.namesIn(group);
+  }
+
+  name(host: string): KnownName | undefined {
+    this.#note(TABLE.name(host));
+    return this.#snapshot.name(host);
   }
 
   #note(read: Read): void {

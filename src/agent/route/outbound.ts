@@ -7,6 +7,7 @@ import {
 import { formatHostPort, ipFromBytes, isIpv6, prefixContains } from '../../lib/ip.js';
 import { serviceKey, vipsOf } from '../store/facts.js';
 import type { LocalPod } from '../store/snapshot.js';
+import type { RecordedWorkload } from './access-record.js';
 import { HBONE_PORT } from './candidates.js';
 import { type Decision, OWN_PORTS, type Reason, refuse } from './decision.js';
 import type { GroupSpec } from './group-spec.js';
@@ -63,9 +64,34 @@ function toService(seen: Observed, service: Service): Decision {
   if (!service.ports.some((port) => port.servicePort === seen.dstPort)) {
     return refuse('no-such-port', 503, objects, { service });
   }
-  const group = serviceGroup(key, seen.dstPort, seen.dstIp, '');
-  if (!seen.usable(group)) return refuse('no-healthy-upstream', 503, objects, { service });
-  return { action: 'group', because: 'service-endpoint', objects, group, service };
+  return choose(seen, serviceGroup(key, seen.dstPort, seen.dstIp, ''), 'service-endpoint', objects, { service });
+}
+
+/**
+ * One of the group, or why there is none. Endpoints that are host names are told with the objects: what DNS said of
+ * them has its part in the decision. `name-pending` is no answer for a connection yet: it comes with the look-up.
+ */
+function choose(
+  seen: Observed,
+  group: GroupSpec,
+  because: Reason,
+  objects: readonly string[],
+  more: { readonly service?: Service | undefined; readonly destination?: RecordedWorkload },
+): Decision {
+  const names = seen.namesIn(group).map((host) => ({ host, known: seen.name(host) }));
+  if (seen.usable(group)) {
+    const told = names.slice(0, MAX_NAMES_TOLD).map(({ host }) => `name/${host}`);
+    return { action: 'group', because, objects: [...objects, ...told], group, service: more.service };
+  }
+  const told = names.slice(0, MAX_NAMES_TOLD).map(({ host, known }) => {
+    return known?.problem ? `name/${host} (${known.problem})` : `name/${host}`;
+  });
+  const why = names.some(({ known }) => known === undefined)
+    ? 'name-pending'
+    : names.some(({ known }) => known?.ips.length === 0)
+      ? 'name-unresolved'
+      : 'no-healthy-upstream';
+  return refuse(why, 503, [...objects, ...told], more);
 }
 
 function toWorkload(seen: Observed, self: Self, pod: LocalPod, service: Service | undefined): Decision {
@@ -78,9 +104,8 @@ function toWorkload(seen: Observed, self: Self, pod: LocalPod, service: Service 
     if (waypoint !== undefined) return { ...waypoint, objects: [...objects, ...waypoint.objects] };
   }
   const group: GroupSpec = { kind: 'workload', uid, ip: seen.dstIp, port: seen.dstPort, authority: '' };
-  if (!seen.usable(group)) return refuse('no-healthy-upstream', 503, objects, { service, destination: workload });
   const because = service === undefined ? 'workload-address' : 'service-passthrough';
-  return { action: 'group', because, objects, group, service };
+  return choose(seen, group, because, objects, { service, destination: workload });
 }
 
 function outside(seen: Observed, self: Self, service: Service | undefined): Decision {
@@ -116,8 +141,7 @@ function toWaypoint(
       ? serviceGroup(found.service, port, seen.dstIp, authority)
       : { kind: 'workload', uid: found.uid, ip: found.ip, port, authority };
   objects.push('service' in found ? `waypoint/${found.service}` : `waypoint/${found.uid}`);
-  if (!seen.usable(group)) return refuse('no-healthy-upstream', 503, objects, { service });
-  return { action: 'group', because, objects, group, service };
+  return choose(seen, group, because, objects, { service });
 }
 
 function resolveGateway(
@@ -152,3 +176,6 @@ function serviceGroup(service: string, port: number, ip: string, authority: stri
 function isLoopback(ip: string): boolean {
   return ip.startsWith('127.') || ip === '::1';
 }
+
+/** Of a service's endpoints that are names, so many are named with a decision. */
+const MAX_NAMES_TOLD = 8;

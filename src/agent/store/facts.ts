@@ -9,6 +9,12 @@ export function addressesOf(workload: Pick<Workload, 'addresses'>): string[] {
   return workload.addresses.map((bytes) => ipFromBytes(bytes)).filter((ip) => ip !== undefined);
 }
 
+/** The host name by which a workload without addresses is reached, lower case; undefined when it has none. */
+export function hostOf(workload: Pick<Workload, 'addresses' | 'hostname'>): string | undefined {
+  if (workload.addresses.length > 0 || workload.hostname === '') return undefined;
+  return workload.hostname.toLowerCase();
+}
+
 /** The SPIFFE id that a workload presents. */
 export function identityOf(workload: Pick<Workload, 'trustDomain' | 'namespace' | 'serviceAccount'>): string {
   return formatSpiffeId({

@@ -29,6 +29,8 @@ export interface Snapshot {
   /** Whether the control plane has said that this policy is gone; false for one of which it never said anything. */
   isPolicyRemoved(key: string): boolean;
   pod(uid: string): LocalPod | undefined;
+  /** What the last look-up of a host name came to; undefined when none has, or its answer is too old. */
+  name(host: string): KnownName | undefined;
 }
 
 /** What decisions may know of a workload: a change of its health or weight touches groups, never verdicts. */
@@ -41,6 +43,17 @@ export interface EndpointSource {
   isEndpoint(service: string, uid: string): boolean;
   /** Uids of all workloads that name the service, in order. */
   endpointsOf(service: string): readonly string[];
+  name(host: string): KnownName | undefined;
+}
+
+/** A host name that endpoints have instead of addresses, as DNS answered. */
+export interface KnownName {
+  /** Canonical addresses in the order of the answer; none when there is a problem. */
+  readonly ips: readonly string[];
+  /** Why there is no address, for people: `NXDOMAIN`, `no nameserver answered` … Empty when there is one. */
+  readonly problem: string;
+  /** The last look-up failed: these are the addresses of an earlier one. */
+  readonly isStale: boolean;
 }
 
 /** A captured (or about to be captured) pod of this node, known from enrolment and not from the control plane. */

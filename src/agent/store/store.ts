@@ -4,11 +4,11 @@ import { AddressSchema, type Service, type Workload, WorkloadSchema } from '../.
 import { formatPrefix, type Prefix } from '../../lib/ip.js';
 import type { Read } from '../dataplane/dataplane.js';
 import { EncodedTable } from './encoded-table.js';
-import { addressesOf, vipsOf } from './facts.js';
+import { addressesOf, hostOf, vipsOf } from './facts.js';
 import { MultiIndex } from './multi-index.js';
 import { parseAddress, parsePolicy } from './parse.js';
 import { PrefixTable } from './prefix-table.js';
-import type { EndpointSource, LocalPod, Snapshot, SteadyWorkload } from './snapshot.js';
+import type { EndpointSource, KnownName, LocalPod, Snapshot, SteadyWorkload } from './snapshot.js';
 import { TABLE } from './tables.js';
 
 /** What xDS delivers in one message: whole resources by name, and names that are gone. */
@@ -28,12 +28,14 @@ export interface Change {
   readonly services: ReadonlySet<string>;
   /** Keys of the services of which a changed workload is, or was, an endpoint. */
   readonly memberships: ReadonlySet<string>;
+  /** Host names of which something else is known now. */
+  readonly names: ReadonlySet<string>;
   /** Resources that were refused; for each its last good value (or none) stays. */
   readonly refused: readonly { readonly name: string; readonly reason: string }[];
 }
 
 /**
- * What this node knows of the mesh. One writer: only the four `apply…` methods change it, synchronously. Workloads and
+ * What this node knows of the mesh. One writer: only the `apply…` and `remove…` methods change it, synchronously. Workloads and
  * services are kept encoded (see EncodedTable). The store itself is the newest snapshot.
  */
 export class Store implements Snapshot, EndpointSource {
@@ -46,6 +48,9 @@ export class Store implements Snapshot, EndpointSource {
   /** Service key to uids. */
   readonly #byService = new MultiIndex();
   readonly #byHostname = new MultiIndex();
+  /** Host name to uids of the workloads that have it instead of an address. */
+  readonly #byName = new MultiIndex();
+  readonly #names = new Map<string, KnownName>();
   readonly #vips = new Map<string, PrefixTable>();
   readonly #policies = new Map<string, Authorization>();
   /** Namespace, or '' for the whole mesh, to policy names. */
@@ -128,6 +133,17 @@ export class Store implements Snapshot, EndpointSource {
     return this.#finish(change);
   }
 
+  /** What a look-up of a host name came to; undefined when it is not known any more. */
+  applyName(host: string, known: KnownName | undefined): Change {
+    const change = new ChangeRecord(this.isRead);
+    if (known === undefined) this.#names.delete(host);
+    else this.#names.set(host, known);
+    change.names.add(host);
+    change.read(TABLE.name(host));
+    for (const uid of this.#byName.names(host)) change.workloads.add(uid);
+    return this.#finish(change);
+  }
+
   workload(uid: string): SteadyWorkload | undefined {
     return this.#workloads.row(uid);
   }
@@ -178,6 +194,10 @@ export class Store implements Snapshot, EndpointSource {
 
   pod(uid: string): LocalPod | undefined {
     return this.#pods.get(uid);
+  }
+
+  name(host: string): KnownName | undefined {
+    return this.#names.get(host);
   }
 
   /** For dumps and for tables made elsewhere (DNS). */
@@ -233,6 +253,10 @@ export class Store implements Snapshot, EndpointSource {
       if (added) this.#byAddress.add(key, uid);
       else this.#byAddress.delete(key, uid);
       change.read({ table: 'address', key, prefix: false });
+    });
+    difference(namesOf(before), namesOf(after), (host, added) => {
+      if (added) this.#byName.add(host, uid);
+      else this.#byName.delete(host, uid);
     });
     difference(Object.keys(before?.services ?? {}), Object.keys(after?.services ?? {}), (key, added) => {
       if (added) this.#byService.add(key, uid);
@@ -321,6 +345,7 @@ export class Store implements Snapshot, EndpointSource {
       workloads: change.workloads,
       services: change.services,
       memberships: change.memberships,
+      names: change.names,
       refused: change.refused,
     };
   }
@@ -332,6 +357,7 @@ class ChangeRecord {
   readonly workloads = new Set<string>();
   readonly services = new Set<string>();
   readonly memberships = new Set<string>();
+  readonly names = new Set<string>();
   readonly refused: { name: string; reason: string }[] = [];
 
   constructor(readonly isRead: (read: Read) => boolean) {}
@@ -372,6 +398,11 @@ function policyImage(workload: Workload): string {
 
 function addressKeys(workload: Workload | undefined): string[] {
   return workload === undefined ? [] : addressesOf(workload).map((ip) => `${workload.network}/${ip}`);
+}
+
+function namesOf(workload: Workload | undefined): string[] {
+  const host = workload === undefined ? undefined : hostOf(workload);
+  return host === undefined ? [] : [host];
 }
 
 function vipsByKey(service: Service | undefined): Map<string, { network: string; prefix: Prefix }> {

@@ -28,7 +28,9 @@ export const TABLE = {
   policy: (key: string): Read => exact('policy', key),
   /** A pod of this node. Key: uid. */
   pod: (uid: string): Read => exact('pod', uid),
-  /** Whether an endpoint group has an endpoint to offer. Key: its id. */
+  /** What is known of a host name that endpoints have instead of addresses. Key: the name. */
+  name: (host: string): Read => exact('name', host),
+  /** Whether an endpoint group has an endpoint to offer, and which names are in it. Key: its id. */
   group: (id: string): Read => exact('group', id),
   /** Whether the first complete answer of the control plane has come. */
   synced: (): Read => exact('mesh', 'synced'),

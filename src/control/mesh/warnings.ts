@@ -1,4 +1,3 @@
-import { canonicalIp } from '../../lib/ip.js';
 import type { Namespace, Pod } from '../../model/kubernetes/core.js';
 import { isPartialWildcard } from '../../model/kubernetes/host-names.js';
 import { keyOf, type Labels } from '../../model/kubernetes/metadata.js';
@@ -95,14 +94,6 @@ function ofServiceEntry(entry: ServiceEntry, facts: WarningFacts): readonly stri
   for (const { address } of entry.endpoints)
     if (address.startsWith(UNIX))
       sentences.push(`endpoint ${address} has no effect: it cannot be reached from elsewhere`);
-  // Without endpoints, a host is its own.
-  const names =
-    entry.endpoints.length > 0
-      ? entry.endpoints.map(({ address }) => address)
-      : entry.resolution.startsWith('DNS') && entry.workloadSelector === undefined
-        ? entry.hosts
-        : [];
-  for (const name of names) if (isName(name)) sentences.push(unresolved(name));
   if (entry.exportTo.some((each) => each !== '*'))
     sentences.push('exportTo has no effect: agents show its hosts to every namespace');
   if (entry.workloadSelector !== undefined) {
@@ -119,16 +110,7 @@ function ofServiceEntry(entry: ServiceEntry, facts: WarningFacts): readonly stri
 function ofWorkloadEntry({ spec }: WorkloadEntry): readonly string[] {
   if (spec.address.startsWith(UNIX))
     return [`address ${spec.address} has no effect: it cannot be reached from elsewhere`];
-  if (isName(spec.address)) return [unresolved(spec.address)];
   return spec.address === '' ? [`has no address: it has no effect until network ${spec.network} has a gateway`] : [];
-}
-
-function isName(address: string): boolean {
-  return address !== '' && !address.startsWith(UNIX) && !address.startsWith('*') && canonicalIp(address) === undefined;
-}
-
-function unresolved(name: string): string {
-  return `endpoint ${name} is a name, which node agents do not resolve yet: connections of captured pods to it are refused`;
 }
 
 function ofEnrolmentLabels({ kind, metadata }: Namespace | Pod): readonly string[] {

@@ -1,5 +1,6 @@
 import fc from 'fast-check';
 import type { Direction } from '../../../src/agent/dataplane/dataplane.js';
+import type { KnownName } from '../../../src/agent/store/snapshot.js';
 import { Action, Scope } from '../../../src/gen/istio/security/authorization_pb.js';
 import { LoadBalancing_Mode, Service_Visibility, WorkloadStatus } from '../../../src/gen/istio/workload/workload_pb.js';
 import { bytesOf, localPod, offer, policy, service, uidOf, workload } from './mesh-fixture.js';
@@ -10,6 +11,7 @@ const NAMES = ['a', 'b', 'c'] as const;
 const NAMESPACES = ['default', 'shop'] as const;
 const IPS = ['10.0.0.1', '10.0.0.2', '10.0.0.3', 'fd00::1'] as const;
 const VIPS = ['10.96.0.1', '10.96.0.2', '10.0.0.2', '10.96.0.0/24', 'fd00:96::1'] as const;
+const HOSTS = ['one.example.com', 'two.example.com'] as const;
 const PORTS = [80, 443, 15008] as const;
 const KEYS = NAMESPACES.flatMap((ns) => NAMES.map((name) => `${ns}/${name}.${ns}.svc.cluster.local`));
 const POLICY_KEYS = NAMESPACES.flatMap((ns) => NAMES.map((name) => `${ns}/p-${name}`));
@@ -44,6 +46,7 @@ const workloads = fc
     name,
     namespace,
     ips: fc.uniqueArray(fc.constantFrom(...IPS), { maxLength: 2 }),
+    hostname: fc.constantFrom('', ...HOSTS),
     keys: fc.uniqueArray(fc.constantFrom(...KEYS), { maxLength: 2 }),
     status: fc.constantFrom(WorkloadStatus.HEALTHY, WorkloadStatus.UNHEALTHY),
     authorizationPolicies: fc.uniqueArray(fc.constantFrom(...POLICY_KEYS), { maxLength: 2 }),
@@ -130,8 +133,15 @@ export type Edit =
   | { readonly kind: 'addresses'; readonly changed: { name: string; bytes: Uint8Array }[]; readonly removed: string[] }
   | { readonly kind: 'policies'; readonly changed: { name: string; bytes: Uint8Array }[]; readonly removed: string[] }
   | { readonly kind: 'pod'; readonly name: string; readonly namespace: string; readonly ips: string[] }
-  | { readonly kind: 'no-pod'; readonly uid: string };
+  | { readonly kind: 'no-pod'; readonly uid: string }
+  | { readonly kind: 'name'; readonly host: string; readonly known: KnownName | undefined };
 
+const known: fc.Arbitrary<KnownName | undefined> = fc.constantFrom(
+  undefined,
+  { ips: ['192.0.2.1'], problem: '', isStale: false },
+  { ips: ['192.0.2.1', '2001:db8::1'], problem: '', isStale: true },
+  { ips: [], problem: 'NXDOMAIN', isStale: false },
+);
 const uid = fc.tuple(name, namespace).map(([each, ns]) => uidOf(each, ns));
 
 /** One transaction of the control plane, or a pod that comes or goes. */
@@ -153,6 +163,7 @@ export const edit: fc.Arbitrary<Edit> = fc.oneof(
     ips: fc.uniqueArray(fc.constantFrom(...IPS), { maxLength: 2 }),
   }),
   fc.record({ kind: fc.constant('no-pod' as const), uid }),
+  fc.record({ kind: fc.constant('name' as const), host: fc.constantFrom(...HOSTS), known }),
 );
 
 /** A mesh in which most connections lead somewhere; stories begin with it. */
@@ -165,6 +176,11 @@ export const FOUNDATION: readonly Edit[] = [
     changed: [
       service('a', { vips: ['10.96.0.1', 'fd00:96::1'], ports: { 80: 8080, 443: 8443 } }),
       service('b', { namespace: 'shop', vips: ['10.96.0.0/24'], ports: { 80: 8080, 443: 8443 } }),
+      service('c', { vips: ['10.96.0.2'], ports: { 80: 8080, 443: 8443 } }),
+      workload('c', {
+        hostname: 'one.example.com',
+        services: { 'default/c.default.svc.cluster.local': { 80: 8080, 443: 8443 } },
+      }),
       workload('a', { ips: ['10.0.0.1'], services: { 'default/a.default.svc.cluster.local': { 80: 8080 } } }),
       workload('b', { ips: ['10.0.0.2'], services: { 'default/a.default.svc.cluster.local': { 80: 8080, 443: 1 } } }),
       workload('a', {

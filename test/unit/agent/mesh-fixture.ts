@@ -1,6 +1,6 @@
 import { create, type MessageInitShape, toBinary } from '@bufbuild/protobuf';
 import type { Offer } from '../../../src/agent/dataplane/dataplane.js';
-import { candidatesOf } from '../../../src/agent/route/candidates.js';
+import { groupsAnew } from '../../../src/agent/route/groups.js';
 import type { Self, World } from '../../../src/agent/route/observed.js';
 import type { LocalPod } from '../../../src/agent/store/snapshot.js';
 import { type Change, Store } from '../../../src/agent/store/store.js';
@@ -119,7 +119,7 @@ export function store(addresses: readonly Resource[] = [], policies: readonly Re
 export function worldOf(snapshot: Store, self: Self = SELF): World {
   return {
     snapshot,
-    usable: (spec) => candidatesOf(spec, snapshot, self).some((each) => 'endpoint' in each && each.endpoint.healthy),
+    ...groupsAnew(snapshot, self),
   };
 }
 

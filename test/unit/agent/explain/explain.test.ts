@@ -2,7 +2,7 @@ import t from 'tap';
 import { type PodRecord, parsePodRecord } from '../../../../src/agent/enroll/pod-record.js';
 import type { PodState } from '../../../../src/agent/enroll/pod-task.js';
 import { explainInbound } from '../../../../src/agent/explain/explain-inbound.js';
-import { explainOutbound } from '../../../../src/agent/explain/explain-outbound.js';
+import { explainOutbound, namesToLookUp } from '../../../../src/agent/explain/explain-outbound.js';
 import { explain } from '../../../../src/cli/explain.js';
 import { Action, Scope } from '../../../../src/gen/istio/security/authorization_pb.js';
 import { TunnelProtocol, WorkloadStatus } from '../../../../src/gen/istio/workload/workload_pb.js';
@@ -52,6 +52,49 @@ function from(host: string, port: number, is: PodState['state'] = 'enabled') {
   const parts = { source: store(MESH, [], [CLIENT]), self: SELF };
   return explainOutbound(record('client', ['10.0.0.1', 'fd00::1']), state('client', is), host, port, parts);
 }
+
+t.test('an endpoint that is a name is told with what DNS says of it', async (t) => {
+  const API = 'default/api.example.com';
+  const api = service('api', { hostname: 'api.example.com', vips: ['240.240.0.1'], ports: { 443: 443 } });
+  const entry = workload('api', {
+    hostname: 'one.example.com',
+    services: { [API]: { 443: 443 } },
+    tunnelProtocol: TunnelProtocol.NONE,
+  });
+  const source = store([...MESH, api, entry], [], [CLIENT]);
+  const ask = () =>
+    explainOutbound(record('client', ['10.0.0.1']), state('client'), 'api.example.com', 443, { source, self: SELF });
+  const asked = ask();
+  t.match(asked.routes, [{ because: 'name-pending', objects: [`service/${API}`, 'name/one.example.com'] }]);
+  t.strictSame(namesToLookUp(asked), ['one.example.com']);
+  source.applyName('one.example.com', { ips: [], problem: 'NXDOMAIN', isStale: false });
+  t.match(ask().routes, [
+    {
+      because: 'name-unresolved',
+      objects: [`service/${API}`, 'name/one.example.com (NXDOMAIN)'],
+      endpoints: [{ name: 'one.example.com', excluded: 'name-unresolved (NXDOMAIN)' }],
+    },
+  ]);
+  source.applyName('one.example.com', { ips: ['192.0.2.1', '192.0.2.2'], problem: '', isStale: false });
+  t.strictSame(namesToLookUp(ask()), []);
+  t.match(ask().routes, [
+    {
+      because: 'service-endpoint',
+      objects: [`service/${API}`, 'name/one.example.com'],
+      endpoints: [
+        { name: 'one.example.com', ip: '192.0.2.1', eligible: true },
+        { name: 'one.example.com', ip: '192.0.2.2', eligible: true },
+      ],
+    },
+  ]);
+  const told = await explain('client.default', 'api.example.com:443', {
+    ask: async <T>(path: string) => (path === '/explain' ? (ask() as T) : undefined),
+  });
+  t.equal(told.outcome, 'allowed');
+  t.ok(
+    told.steps.some(({ text }) => text === '192.0.2.1:443, as DNS says of one.example.com, is reached in plaintext'),
+  );
+});
 
 t.test('a short name goes through the search domains to a service, and on to its endpoints', async (t) => {
   const { resolution, routes } = from('web', 80);

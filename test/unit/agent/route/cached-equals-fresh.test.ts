@@ -55,6 +55,8 @@ function apply(store: Store, each: Edit): Change {
       return store.applyPod(podOf(each));
     case 'no-pod':
       return store.removePod(each.uid);
+    case 'name':
+      return store.applyName(each.host, each.known);
   }
 }
 
@@ -77,7 +79,11 @@ t.test('whatever changes, what the cache answers equals a fresh decision', async
       const store = new Store((read) => filter.has(read), 2);
       // A limit so low that groups are given up all the time.
       const groups = new Groups(store, SELF, 4);
-      const world: World = { snapshot: store, usable: (spec) => groups.usable(spec) };
+      const world: World = {
+        snapshot: store,
+        usable: (spec) => groups.usable(spec),
+        namesIn: (spec) => groups.namesIn(spec),
+      };
       const cache = new Cache();
       const asked: Offer[] = [];
       const ask = (each: Offer): void => {
@@ -115,6 +121,7 @@ t.test('whatever changes, what the cache answers equals a fresh decision', async
   t.ok(hitCount > 5000, `${hitCount} hits, ${missCount} misses`);
   t.ok((reasons.get('service-endpoint') ?? 0) > 100, 'with connections to services');
   t.ok((reasons.get('policy-deny') ?? 0) > 20, 'with refusals by policy');
+  t.ok((reasons.get('name-pending') ?? 0) > 20, 'with names that nobody has looked up');
   t.ok((reasons.get('policy-not-known') ?? 0) > 20, 'with policies that have not come');
 });
 
@@ -125,7 +132,11 @@ t.test('groups kept as the mesh changes equal groups made anew', async (t) => {
       const store = new Store();
       const groups = new Groups(store, SELF);
       const pushed = new Map<string, unknown>();
-      const world: World = { snapshot: store, usable: (spec) => groups.usable(spec) };
+      const world: World = {
+        snapshot: store,
+        usable: (spec) => groups.usable(spec),
+        namesIn: (spec) => groups.namesIn(spec),
+      };
       for (const step of [...FOUNDATION, ...steps]) {
         if ('kind' in step) groups.apply(apply(store, step));
         else decide(step, world, SELF);

@@ -65,6 +65,29 @@ t.test('who cannot be reached is left out with the reason', async (t) => {
   t.match(candidates([web1({ capacity: 0 })]), [{ excluded: 'weight-zero' }]);
 });
 
+t.test(
+  'a name is as many endpoints as it has addresses, of the family that was asked for if there are any',
+  async (t) => {
+    const made = store([
+      service('web', { vips: ['10.96.0.1'], ports: { 80: 8080 } }),
+      web1({ hostname: 'VM.example.com', ips: [] }),
+    ]);
+    t.match(candidatesOf(GROUP, made, SELF), [{ name: 'vm.example.com', excluded: 'name-not-looked-up' }]);
+    made.applyName('vm.example.com', { ips: ['192.0.2.1', '2001:db8::1', '192.0.2.2'], problem: '', isStale: false });
+    const of = (family: 4 | 6) =>
+      candidatesOf({ ...GROUP, family }, made, SELF).map((each) => ('endpoint' in each ? each.endpoint.ip : ''));
+    t.strictSame(of(4), ['192.0.2.1', '192.0.2.2']);
+    t.strictSame(of(6), ['2001:db8::1']);
+    t.match(candidatesOf(GROUP, made, SELF)[0], {
+      endpoint: { tunnelIp: '192.0.2.1', identities: ['spiffe://cluster.local/ns/default/sa/web-1'] },
+    });
+    made.applyName('vm.example.com', { ips: ['2001:db8::1'], problem: '', isStale: false });
+    t.strictSame(of(4), ['2001:db8::1']);
+    made.applyName('vm.example.com', { ips: [], problem: 'NXDOMAIN', isStale: false });
+    t.match(candidatesOf(GROUP, made, SELF), [{ excluded: 'name-unresolved (NXDOMAIN)' }]);
+  },
+);
+
 t.test('health counts unless the service publishes all', async (t) => {
   const sick = web1({ status: WorkloadStatus.UNHEALTHY, capacity: 7 });
   t.match(candidates([sick]), [{ endpoint: { healthy: false, weight: 7 } }]);

@@ -21,6 +21,8 @@ async function setUp() {
   const store = new Store((read) => filter.has(read));
   const wanted: string[] = [];
   const decisions: string[] = [];
+  const names: string[] = [];
+  const overLimit: string[] = [];
   let records = '';
   const decider = new Decider({
     dataplane,
@@ -29,6 +31,8 @@ async function setUp() {
     self: SELF,
     log: logger('route'),
     decisions: { inc: (labels) => decisions.push(`${labels?.direction} ${labels?.because}`) },
+    overLimit: { inc: () => overLimit.push('held') },
+    wantedName: (host) => names.push(host),
     wanted: (identities) => wanted.push(...identities),
     accessLog: (bytes) => {
       records += Buffer.from(bytes).toString();
@@ -56,7 +60,19 @@ async function setUp() {
       peerIdentity: CLIENT.identity,
       authority: '10.0.0.2:8080',
     });
-  return { dataplane, store, decider, wanted, decisions, certificate, outbound, inbound, records: () => records };
+  return {
+    dataplane,
+    store,
+    decider,
+    wanted,
+    names,
+    overLimit,
+    decisions,
+    certificate,
+    outbound,
+    inbound,
+    records: () => records,
+  };
 }
 
 t.test('a connection is decided once, and the next one by the flow table', async (t) => {
@@ -120,6 +136,111 @@ t.test('a decision that throws refuses that connection, is logged, and nothing e
   store.policiesOf = policiesOf;
   decider.changed(store.applyPod({ ...CLIENT, labels: { any: 'change' } }));
   t.equal(await inbound().decided, 'open', 'any change gives it another chance');
+});
+
+const API = 'default/api.example.com';
+const entry = (host: string) =>
+  workload(`entry-${host}`, { hostname: host, services: { [API]: { 443: 443 } }, tunnelProtocol: 0, status: 0 });
+
+async function withNames(...hosts: string[]) {
+  const all = await setUp();
+  const api = service('api', { hostname: 'api.example.com', vips: ['240.240.0.1'], ports: { 443: 443 } });
+  all.decider.changed(all.store.applyAddresses({ changed: [api, ...hosts.map(entry)], removed: [] }));
+  const known = (host: string, ips: string[], problem = '') =>
+    all.decider.changed(all.store.applyName(host, { ips, problem, isStale: false }));
+  const forget = (host: string) => all.decider.changed(all.store.applyName(host, undefined));
+  const toApi = (port = 443) =>
+    all.dataplane.connect({ pod: CLIENT.uid, dstIp: '240.240.0.1', dstPort: port, srcIp: '10.0.0.1' });
+  return { ...all, known, forget, toApi };
+}
+
+t.test('a connection to a name waits for its look-up, and others do not wait for it', async (t) => {
+  const { decider, decisions, names, known, toApi, certificate, outbound } = await withNames('one.example.com');
+  certificate(CLIENT.identity);
+  const waiting = toApi();
+  await settled();
+  t.strictSame(names, ['one.example.com']);
+  t.equal(decider.held, 1);
+  t.equal(await outbound().decided, 'open', 'another connection of the same pod');
+  known('one.example.com', ['192.0.2.1', '192.0.2.2']);
+  t.equal(await waiting.decided, 'open');
+  t.match(waiting.endpoint, { id: uidOf('entry-one.example.com'), port: 443, tunnelIp: '' });
+  t.equal(decider.held, 0);
+  t.strictSame(decisions, ['outbound service-endpoint', 'outbound service-endpoint'], 'what waits is no decision yet');
+});
+
+t.test('the next connection asks nobody, until the answer is too old', async (t) => {
+  const { decisions, names, known, forget, toApi, dataplane } = await withNames('one.example.com');
+  toApi();
+  await settled();
+  known('one.example.com', ['192.0.2.1']);
+  t.equal(await toApi().decided, 'open');
+  t.equal(decisions.length, 1);
+  t.strictSame(names, ['one.example.com', 'one.example.com'], 'told again that it is in use');
+  known('one.example.com', ['192.0.2.7']);
+  const group = dataplane.groups.get(`service ${API}:443/v4`);
+  t.strictSame(
+    group?.endpoints.map(({ ip }) => ip),
+    ['192.0.2.7'],
+  );
+  t.equal(await toApi().decided, 'open');
+  t.equal(decisions.length, 2, 'asked again after each look-up');
+  forget('one.example.com');
+  const waiting = toApi();
+  await settled();
+  t.equal(names.length, 4);
+  known('one.example.com', ['192.0.2.8']);
+  t.equal(await waiting.decided, 'open');
+  t.equal(waiting.endpoint?.ip, '192.0.2.8');
+});
+
+t.test('a name that has no address refuses, and says so', async (t) => {
+  const { decisions, known, forget, toApi } = await withNames('one.example.com');
+  const waiting = toApi();
+  await settled();
+  known('one.example.com', [], 'NXDOMAIN');
+  t.equal(await waiting.decided, 'refused');
+  t.equal(await waiting.ended, 'name-unresolved');
+  t.equal(await toApi().ended, 'name-unresolved');
+  t.equal(decisions.length, 1, 'by the flow table');
+  forget('one.example.com');
+  const again = toApi();
+  await settled();
+  known('one.example.com', ['192.0.2.1']);
+  t.equal(await again.decided, 'open');
+});
+
+t.test('of several names the first that is known will do', async (t) => {
+  const { names, known, toApi } = await withNames('one.example.com', 'two.example.com');
+  const waiting = toApi();
+  await settled();
+  t.strictSame(names, ['one.example.com', 'two.example.com']);
+  known('one.example.com', [], 'SERVFAIL');
+  await settled();
+  t.equal(waiting.endpoint, undefined, 'still waits for the other');
+  known('two.example.com', ['192.0.2.2']);
+  t.equal(await waiting.decided, 'open');
+  t.equal(waiting.endpoint?.ip, '192.0.2.2');
+});
+
+t.test('64 connections of a pod wait for names at a time, more are refused and counted', async (t) => {
+  const { decider, overLimit, store, dataplane } = await withNames();
+  const services = Array.from({ length: 70 }, (_, i) => {
+    const host = `n${i}.example.com`;
+    const key = `default/${host}`;
+    return [
+      service(`n${i}`, { hostname: host, vips: [`240.240.1.${i}`], ports: { 443: 443 } }),
+      workload(`n${i}`, { hostname: host, services: { [key]: { 443: 443 } }, tunnelProtocol: 0 }),
+    ];
+  }).flat();
+  decider.changed(store.applyAddresses({ changed: services, removed: [] }));
+  const all = Array.from({ length: 70 }, (_, i) =>
+    dataplane.connect({ pod: CLIENT.uid, dstIp: `240.240.1.${i}`, dstPort: 443, srcIp: '10.0.0.1' }),
+  );
+  await settled();
+  t.equal(decider.held, 64);
+  t.equal(overLimit.length, 6);
+  t.equal(await all.at(-1)?.ended, 'name-pending');
 });
 
 async function settled(): Promise<void> {

@@ -46,6 +46,23 @@ t.test('a change names what it looks like before and after', async (t) => {
   t.strictSame([...health.workloads], [uidOf('a')]);
 });
 
+t.test('what is known of a name concerns the workloads that have it instead of addresses', async (t) => {
+  const vm = workload('vm', { hostname: 'vm.example.com' });
+  const both = workload('both', { hostname: 'vm.example.com', ips: ['10.0.0.9'] });
+  const made = store([vm, both]);
+  const { version } = made;
+  const known = { ips: ['192.0.2.1'], problem: '', isStale: false };
+  const change = made.applyName('vm.example.com', known);
+  t.strictSame([...change.workloads], [uidOf('vm')]);
+  t.strictSame([...change.names], ['vm.example.com']);
+  t.strictSame(named(change.reads), ['name vm.example.com']);
+  t.equal(change.version, version + 1);
+  t.strictSame(made.name('vm.example.com'), known);
+  made.applyAddresses({ changed: [], removed: [uidOf('vm')] });
+  t.strictSame([...made.applyName('vm.example.com', undefined).workloads], []);
+  t.equal(made.name('vm.example.com'), undefined);
+});
+
 t.test('the same again is no change and no new version', async (t) => {
   const a = workload('a', { ips: ['10.0.0.1'] });
   const p = policy('p', { scope: Scope.GLOBAL });
