@@ -124,6 +124,7 @@ export class Agent {
         this.#tasks.roots();
         this.#certificates.renewAll();
       },
+      revoked: (lists) => this.#certificates.renewRevoked(lists),
     });
     this.#names = nodeNames(config.dns.resolvConf, this.#store, clock, this.#registry, (host, known) =>
       this.#changed(this.#store.applyName(host, known)),

@@ -1,5 +1,16 @@
-import { type KeyObject, verify } from 'node:crypto';
-import { bitsOf, childrenOf, contextual, decode, encode, integer, objectIdOf, sequence, time } from './asn1.js';
+import { type KeyObject, verify, X509Certificate } from 'node:crypto';
+import {
+  type Asn1,
+  bitsOf,
+  childrenOf,
+  contextual,
+  decode,
+  encode,
+  integer,
+  objectIdOf,
+  sequence,
+  time,
+} from './asn1.js';
 import { authorityKeyIdentifier, extension, type Issuer } from './issue.js';
 import { ObjectIds } from './object-ids.js';
 import { fromPem, toPem } from './pem.js';
@@ -16,9 +27,7 @@ export interface CrlInput {
 
 /** A list of certificates of this issuer that are no longer to be trusted, PEM. */
 export function issueCrl(issuer: Issuer, { number, thisUpdate, nextUpdate, revoked }: CrlInput): string {
-  const entries = revoked.map(({ serial, at }) =>
-    sequence(integer(Buffer.from(serial.padStart(serial.length + (serial.length % 2), '0'), 'hex')), time(at)),
-  );
+  const entries = revoked.map(({ serial, at }) => sequence(serialOf(serial), time(at)));
   const der = signed(issuer.privateKey, (algorithm) =>
     sequence(
       integer(1),
@@ -58,4 +67,17 @@ export function parseCrl(pem: string): RevocationList {
   const hash = hashOf(objectIdOf(childrenOf(algorithm)[0]));
   const [content, bits] = [encode(body), bitsOf(signature)];
   return { issuerDer, isSignedBy: (publicKey) => verify(hash, content, publicKey, bits) };
+}
+
+/**
+ * Whether a list (DER) may name a certificate (DER): its serial is looked for as it is written in lists, so that one of
+ * a megabyte takes no time. Of short serials, as some CAs give them, it may say so wrongly; of 16 random bytes never.
+ */
+export function mayName(list: Buffer, certificate: Uint8Array): boolean {
+  const { serialNumber } = new X509Certificate(certificate);
+  return list.includes(encode(serialOf(serialNumber)));
+}
+
+function serialOf(hex: string): Asn1 {
+  return integer(Buffer.from(hex.padStart(hex.length + (hex.length % 2), '0'), 'hex'));
 }

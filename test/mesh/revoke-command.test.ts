@@ -1,5 +1,7 @@
-/** A certificate is revoked at the control plane: its live connections end, new ones are refused, others go on. */
+/** A certificate is revoked at the control plane: its live connections end, its pod gets another, others go on. */
 import { execFileSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import root, { test } from 'tap';
 import { nodeOf, until } from '../support/mesh.js';
 import { callerId, identityOf, serverId, startTown, type Town } from './town.js';
@@ -13,7 +15,9 @@ test('a town comes up', { timeout: 60_000 }, async () => {
   town = await startTown('revoke-command');
 });
 
-test('a server with a revoked certificate is cut off, and nobody else', { timeout: 60_000 }, async (t) => {
+test('a server’s revoked certificate ends what was under it, another takes its place, and nobody else notices', {
+  timeout: 60_000,
+}, async (t) => {
   const { caller, mesh } = town;
   const live = await caller.open(town.at('server.app'));
   const untouched = await caller.open(town.at('second.app'));
@@ -27,58 +31,60 @@ test('a server with a revoked certificate is cut off, and nobody else', { timeou
   t.match((await live.end(10)).how, /eof|reset/, 'the live connection ends');
   const [closed] = await log.wait('a record of the end', ({ error }) => error?.includes('revoked') === true);
   t.match(closed, { direction: 'outbound', 'dst.identity': serverId, 'src.identity': callerId });
-  log.restart();
-  for (let i = 0; i < 3; i++) t.match(await caller.probe(town.at('server.app')), { outcome: 'refused' });
-  const refused = await log.wait('records of refusals', ({ error }) => error?.includes('revoked') === true, 3);
-  t.match(refused[0], { direction: 'outbound', error: `the certificate of ${serverId}` });
-  t.ok((await countedAsRevoked('node-1')) >= countedBefore + 3, 'counted as CERT_REVOKED');
+  t.ok((await countedAsRevoked('node-1')) > countedBefore, 'counted as CERT_REVOKED');
+  await connects('server.app');
+  t.not(await serialOf('node-2', serverId), serial, 'with another key and certificate');
 
   t.equal(await untouched.ask('ping still'), 'pong still', 'another pod of that node goes on');
   t.match(await caller.churn({ ...town.at('second.app'), count: 20 }), { ok: 20 });
   t.match(await streams.stop(), { wrong: 0, cut: 0 });
-  t.not(await serialOf('node-2', identityOf('second')), serial);
 });
 
-test('a caller with a revoked certificate is let in nowhere', { timeout: 60_000 }, async (t) => {
+test('a caller’s revoked certificate ends what was under it, and the caller gets another', {
+  timeout: 60_000,
+}, async (t) => {
   const { caller, mesh } = town;
   const neighbour = await mesh.prober('neighbour.app');
   const target = town.at('second.app');
   const live = await neighbour.open(target);
   t.equal(await live.ask('ping before'), 'pong before');
   const log = mesh.accessLog('node-2');
-  await revoke('node-1', identityOf('neighbour'));
+  const serial = await revoke('node-1', identityOf('neighbour'));
   t.match((await live.end(10)).how, /eof|reset/, 'the live connection ends');
   const [closed] = await log.wait('a record of the end', ({ error }) => error?.includes('revoked') === true);
   t.match(closed, { direction: 'inbound', 'src.identity': identityOf('neighbour') });
   t.equal(await countedAsRevoked('node-2'), 1, 'counted as CERT_REVOKED');
-  const callerLog = mesh.accessLog('node-1');
-  t.match(await neighbour.probe(target), { outcome: 'refused' });
-  await callerLog.wait('the caller is told why', ({ error }) => error?.includes('certificate revoked') === true);
+  await until('it is let in again', async () => (await neighbour.probe(target)).outcome === 'connected');
+  t.not(await serialOf('node-1', identityOf('neighbour')), serial);
   t.match(await caller.churn({ ...target, count: 20 }), { ok: 20 }, 'another caller of the same node goes on');
 });
 
-test('what is revoked stays so when the control plane and the agents start again', { timeout: 60_000 }, async (t) => {
-  const { caller, mesh } = town;
-  const serial = await serialOf('node-2', serverId);
+test('what is revoked stays so when the control plane starts again, and agents live with it', {
+  timeout: 60_000,
+}, async (t) => {
+  const { mesh } = town;
+  const before = readFileSync(join(mesh.directory, 'ca/ca-crl.pem'), 'utf8');
+  const page = async () => JSON.parse(await mesh.control('/ca')) as { revoked: string[] };
+  const { revoked } = await page();
+  t.equal(revoked.length, 2);
   await mesh.daemon('restart', 'control-plane', true);
-  await until('the control plane is back', async () => (await mesh.control('/ca')).includes(serial));
+  await until('the control plane is back', async () => (await page()).revoked.length === 2);
+  t.same((await page()).revoked, revoked);
+  t.equal(readFileSync(join(mesh.directory, 'ca/ca-crl.pem'), 'utf8'), before);
   await mesh.daemon('restart', 'node-1', true);
-  await until('others are served', async () => {
-    return (await caller.probe({ ...town.at('second.app'), timeout: 3 })).outcome === 'connected';
-  });
-  t.match(await caller.probe({ ...town.at('server.app'), timeout: 3 }), { outcome: 'refused' });
-});
-
-test('a pod is back when its agent has made it a new key', { timeout: 60_000 }, async () => {
-  await town.mesh.daemon('restart', 'node-2', true);
-  await until('a new certificate counts', async () => {
-    return (await town.caller.probe({ ...town.at('server.app'), timeout: 3 })).outcome === 'connected';
-  });
+  await connects('server.app');
 });
 
 test('the town goes', async () => {
   await town[Symbol.asyncDispose]();
 });
+
+/** Waits until the caller reaches it. */
+function connects(pod: string): Promise<void> {
+  return until(`${pod} is reached`, async () => {
+    return (await town.caller.probe({ ...town.at(pod), timeout: 3 })).outcome === 'connected';
+  });
+}
 
 /** Revokes what a node has for an identity; resolves with its serial. */
 async function revoke(node: string, identity: string): Promise<string> {

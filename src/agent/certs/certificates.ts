@@ -1,3 +1,4 @@
+import { mayName } from '../../identity/crl.js';
 import { BackOff } from '../../lib/back-off.js';
 import type { Clock } from '../../lib/clock.js';
 import type { Result } from '../../lib/result.js';
@@ -92,6 +93,19 @@ export class Certificates {
   /** Renews everything soon, for example when the roots have changed. */
   renewAll(): void {
     for (const identity of this.#identities.values()) this.#enqueue(identity, Priority.background);
+  }
+
+  /** Renews what is revoked, by lists in DER: a new key and serial, so that whoever has the old key has nothing. */
+  renewRevoked(lists: readonly Buffer[]): void {
+    for (const identity of this.#identities.values()) {
+      const chain = identity.installed?.chain ?? [];
+      if (!chain.some((certificate) => lists.some((list) => mayName(list, certificate)))) continue;
+      this.parts.log.warn(
+        { identity: identity.name, serial: identity.installed?.serial },
+        'revoked; asking for another',
+      );
+      this.#enqueue(identity, Priority.realtime);
+    }
   }
 
   /** Identities that have no valid certificate. */

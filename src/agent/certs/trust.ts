@@ -15,6 +15,8 @@ export interface TrustParts {
   readonly revocationsPath: string;
   /** Called when a set of roots is in force; `isFirst` until then there was none. */
   readonly trusted: (isFirst: boolean) => void;
+  /** Called when revocation lists (DER) are in force. */
+  readonly revoked: (lists: readonly Buffer[]) => void;
 }
 
 /** Follows the files that say whom to trust. Bad content is reported and the former set stays in force. */
@@ -57,10 +59,15 @@ export class Trust {
   }
 
   #setRevocations(content: Buffer): void {
-    const { dataplane, log, revocationsPath } = this.parts;
+    const { dataplane, log, revocationsPath, revoked } = this.parts;
     const pems = fromPem('X509 CRL', content.toString('latin1'));
-    const result = dataplane.setRevocations(pems.length > 0 || content.length === 0 ? pems : [content]);
-    if (result.ok) log.info({ path: revocationsPath }, 'revocation lists in force');
-    else log.error({ path: revocationsPath, error: result.error }, 'revocation lists refused; the former ones stay');
+    const lists = pems.length > 0 || content.length === 0 ? pems : [content];
+    const result = dataplane.setRevocations(lists);
+    if (!result.ok) {
+      log.error({ path: revocationsPath, error: result.error }, 'revocation lists refused; the former ones stay');
+      return;
+    }
+    log.info({ path: revocationsPath, lists: lists.length }, 'revocation lists in force');
+    revoked(lists);
   }
 }

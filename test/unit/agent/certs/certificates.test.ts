@@ -1,11 +1,16 @@
+import { generateKeyPairSync } from 'node:crypto';
 import t from 'tap';
 import { Certificates, type SignedCertificate } from '../../../../src/agent/certs/certificates.js';
+import { issueCrl } from '../../../../src/identity/crl.js';
+import { issueIntermediate, issueLeaf, issueRoot } from '../../../../src/identity/issue.js';
+import { fromPem } from '../../../../src/identity/pem.js';
 import { ManualClock } from '../../../../src/lib/manual-clock.js';
 import { err, ok, type Result } from '../../../../src/lib/result.js';
 import { logger, setLogSink } from '../../../../src/telemetry/log.js';
 
 setLogSink(() => undefined);
 
+const P256 = { namedCurve: 'P-256' };
 const HOUR_MS = 3_600_000;
 const A = 'spiffe://cluster.local/ns/default/sa/a';
 const B = 'spiffe://cluster.local/ns/default/sa/b';
@@ -87,6 +92,49 @@ t.test('at half of its life a certificate is renewed with another key', async (t
   t.strictSame(desk.names, [A]);
   await desk.answer(signed());
   t.strictSame(installed, [`${A} key 1`, `${A} key 2`]);
+});
+
+t.test('a certificate that is revoked, or stands under one that is, is replaced at once; others are not', async (t) => {
+  const { clock, desk, installed, certificates } = setUp();
+  const validity = { notBefore: new Date(clock.now()), notAfter: new Date(clock.now() + 24 * HOUR_MS) };
+  const named = (commonName: string) => ({ ...validity, commonName, organization: 'test' });
+  const [rootKeys, keys] = [generateKeyPairSync('ec', P256), generateKeyPairSync('ec', P256)];
+  const root = { privateKey: rootKeys.privateKey, certificate: issueRoot(rootKeys.privateKey, named('root')) };
+  const above = issueIntermediate(root, keys.publicKey, named('above'));
+  const issuer = { privateKey: keys.privateKey, certificate: above };
+  const signed = (): Result<SignedCertificate> & { value: SignedCertificate } => {
+    const { der, serial } = issueLeaf(issuer, { ...validity, publicKey: keys.publicKey, uriSans: [A] });
+    return {
+      ok: true,
+      value: {
+        chain: [der, above.der],
+        notBeforeMs: validity.notBefore.getTime(),
+        notAfterMs: validity.notAfter.getTime(),
+        serial,
+      },
+    };
+  };
+  const list = (by: typeof issuer, ...serials: string[]) => {
+    const revoked = serials.map((serial) => ({ serial, at: validity.notBefore }));
+    const dates = { thisUpdate: validity.notBefore, nextUpdate: validity.notAfter };
+    return fromPem('X509 CRL', issueCrl(by, { number: 1, ...dates, revoked }))[0] ?? Buffer.alloc(0);
+  };
+  const [first, second] = [signed(), signed()];
+  certificates.hold(A, 'pod-a');
+  certificates.hold(B, 'pod-b');
+  await desk.answer(first);
+  await desk.answer(second);
+  certificates.renewRevoked([list(issuer), list(root)]);
+  certificates.renewRevoked([]);
+  t.strictSame(desk.names, []);
+  certificates.renewRevoked([list(root), list(issuer, '0123456789', first.value.serial)]);
+  t.strictSame(desk.names, [A]);
+  await desk.answer(signed());
+  t.strictSame(installed, [`${A} key 1`, `${B} key 2`, `${A} key 3`]);
+  certificates.renewRevoked([list(issuer, first.value.serial)]);
+  t.strictSame(desk.names, [], 'it is another by now');
+  certificates.renewRevoked([list(root, above.serial)]);
+  t.strictSame(desk.names, [A, B]);
 });
 
 t.test('a failure is tried again with growing pauses and the same key, and the old certificate stays', async (t) => {

@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import t, { type Test } from 'tap';
 import { Trust } from '../../../../src/agent/certs/trust.js';
 import type { TrustAnchor } from '../../../../src/agent/dataplane/dataplane.js';
+import { fromPem } from '../../../../src/identity/pem.js';
 import { ManualClock } from '../../../../src/lib/manual-clock.js';
 import { logger, setLogSink } from '../../../../src/telemetry/log.js';
 import { TestCa } from '../../../support/certificates.js';
@@ -16,6 +17,7 @@ async function setUp(t: Test, revocations = '') {
   const sets: TrustAnchor[][] = [];
   const lists: number[] = [];
   const trusted: boolean[] = [];
+  const revoked: number[] = [];
   let refuse = '';
   let waiting: (() => void)[] = [];
   const happened = () => {
@@ -32,7 +34,7 @@ async function setUp(t: Test, revocations = '') {
       setRevocations(crls) {
         lists.push(crls.length);
         happened();
-        return { ok: true, error: '' };
+        return { ok: refuse === '', error: refuse };
       },
     },
     clock,
@@ -41,6 +43,7 @@ async function setUp(t: Test, revocations = '') {
     rootsPath,
     revocationsPath: revocations === '' ? '' : join(directory, revocations),
     trusted: (isFirst) => trusted.push(isFirst),
+    revoked: (all) => revoked.push(all.length),
   });
   t.teardown(() => trust.close());
   return {
@@ -48,6 +51,7 @@ async function setUp(t: Test, revocations = '') {
     sets,
     lists,
     trusted,
+    revoked,
     rootsPath,
     directory,
     refuseWith(error: string): void {
@@ -101,11 +105,41 @@ t.test('a file without a certificate, or one that the engine refuses, changes no
   t.ok(lines.some((line) => line.includes('the root is no CA')));
 });
 
-t.test('revocation lists are read as PEM or as DER', async (t) => {
+t.test('revocation lists are read as PEM or as DER, and told of when they are in force', async (t) => {
   using ca = new TestCa();
-  const { trust, lists, directory, rootsPath } = await setUp(t, 'crl');
+  const { trust, lists, revoked, directory, rootsPath, told, refuseWith } = await setUp(t, 'crl');
+  const pem = readFileSync(ca.revocationList([]), 'latin1');
   writeFileSync(rootsPath, readFileSync(ca.root));
-  writeFileSync(join(directory, 'crl'), readFileSync(ca.revocationList([])));
+  writeFileSync(join(directory, 'crl'), pem);
   await trust.start();
-  t.strictSame(lists, [1]);
+  t.strictSame([lists, revoked], [[1], [1]]);
+  writeFileSync(join(directory, 'crl'), fromPem('X509 CRL', pem)[0] ?? '');
+  await told();
+  t.strictSame(
+    [lists, revoked],
+    [
+      [1, 1],
+      [1, 1],
+    ],
+  );
+  refuseWith('no');
+  writeFileSync(join(directory, 'crl'), pem + pem);
+  await told();
+  t.strictSame(
+    [lists, revoked],
+    [
+      [1, 1, 2],
+      [1, 1],
+    ],
+  );
+  refuseWith('');
+  writeFileSync(join(directory, 'crl'), '');
+  await told();
+  t.strictSame(
+    [lists, revoked],
+    [
+      [1, 1, 2, 0],
+      [1, 1, 0],
+    ],
+  );
 });
