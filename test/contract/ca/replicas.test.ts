@@ -1,17 +1,15 @@
-import { generateKeyPairSync, sign } from 'node:crypto';
+import { generateKeyPairSync } from 'node:crypto';
 import t from 'tap';
 import { ADDRESS_TYPE } from '../../../src/control/push/push.js';
-import { IstioCertificateService } from '../../../src/gen/istio/auth/ca_pb.js';
-import { openChannel } from '../../../src/grpc/channel.js';
 import { StatusCode } from '../../../src/grpc/status.js';
 import { type Certificate, chainsTo, parseCertificate } from '../../../src/identity/certificate.js';
 import { parseCrl } from '../../../src/identity/crl.js';
-import { buildCsr } from '../../../src/identity/csr.js';
 import { issueIntermediate, issueRoot } from '../../../src/identity/issue.js';
 import { splitPem } from '../../../src/identity/pem.js';
 import { RESOURCES } from '../../../src/kube/resources.js';
 import { connectAds } from '../../../src/xds/client.js';
 import { startApiServer } from '../../support/api-server.js';
+import { askForCertificate, caChannel } from '../../support/ca-client.js';
 import { Replica, until } from '../../support/replicas.js';
 
 /** Three control planes as processes before a real API server: one mesh. */
@@ -70,25 +68,10 @@ async function tokenOf(account: { namespace: string; name: string }, spec: objec
 /** As an agent asks. Resolves with the chain, the bundle last. */
 async function ask(replica: Replica, token: string, identity: string): Promise<readonly string[]> {
   const bundle = await secretText('istio-ca-secret', 'root-cert.pem');
-  const trusted = (await secretText('cacerts', 'root-cert.pem')) + bundle;
-  const channel = openChannel({
-    address: `127.0.0.1:${replica.port}`,
-    serverName: 'meltemi.istio-system.svc',
-    rootCerts: trusted,
-  });
+  const rootCerts = (await secretText('cacerts', 'root-cert.pem')) + bundle;
+  const channel = caChannel({ address: `127.0.0.1:${replica.port}`, rootCerts });
   try {
-    const { publicKey, privateKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' });
-    const csr = buildCsr({
-      spiffeId: identity,
-      publicKeySpki: publicKey.export({ format: 'der', type: 'spki' }),
-      sign: (bytes) => sign('sha256', bytes, privateKey),
-    });
-    const { certChain } = await channel.unary(
-      IstioCertificateService.method.createCertificate,
-      { csr, validityDuration: 0n, metadata: { ImpersonatedIdentity: identity } },
-      { headers: { authorization: `Bearer ${token}` }, timeoutMs: 10_000 },
-    );
-    return certChain;
+    return await askForCertificate(channel, token, identity);
   } finally {
     channel.close();
   }
@@ -297,24 +280,8 @@ t.test('while the API server is away certificates are signed, nobody leads, and 
   for (const each of replicas) await ask(each, token, CART);
   const rootCerts = await secretText('istio-ca-secret', 'root-cert.pem');
   await server.stop();
-  const channel = openChannel({
-    address: `127.0.0.1:${replicas[0]?.port}`,
-    serverName: 'meltemi.istio-system.svc',
-    rootCerts,
-  });
-  const request = (bearer: string) => {
-    const { publicKey, privateKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' });
-    const csr = buildCsr({
-      spiffeId: CART,
-      publicKeySpki: publicKey.export({ format: 'der', type: 'spki' }),
-      sign: (bytes) => sign('sha256', bytes, privateKey),
-    });
-    return channel.unary(
-      IstioCertificateService.method.createCertificate,
-      { csr, validityDuration: 0n, metadata: { ImpersonatedIdentity: CART } },
-      { headers: { authorization: `Bearer ${bearer}` }, timeoutMs: 10_000 },
-    );
-  };
+  const channel = caChannel({ address: `127.0.0.1:${replicas[0]?.port}`, rootCerts });
+  const request = (bearer: string) => askForCertificate(channel, bearer, CART);
   await t.resolves(request(token), 'known a moment ago');
   await t.rejects(request(fresh), { code: StatusCode.UNAVAILABLE });
   await until('nobody leads', async () => (await leaders()).length === 0);
