@@ -3,7 +3,7 @@
  * and CNI, each node on a machine of its own in namespaces. See docs/cluster.md.
  */
 import { spawn } from 'node:child_process';
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Api, api } from './api.js';
 import { type Artefacts, artefacts } from './artefacts.js';
@@ -138,6 +138,17 @@ export class Cluster implements AsyncDisposable {
     await this.#loadOwnImages(node);
     await this.#awaitNode(node);
     return node;
+  }
+
+  /** The contrary: it and its pods are gone from the cluster, and nothing is left of it here. */
+  async removeNode(name: string): Promise<void> {
+    const node = this.node(name);
+    await this.kubectl(['delete', 'node', name, '--wait=false']);
+    await node.powerOff();
+    const pods = ['pods', '-A', '--field-selector', `spec.nodeName=${name}`];
+    await this.kubectl(['delete', ...pods, '--force', '--grace-period=0', '--wait=false']);
+    rmSync(node.plan.directory, { recursive: true, force: true });
+    this.#nodes.splice(this.#nodes.indexOf(node), 1);
   }
 
   /**
