@@ -79,6 +79,17 @@ export interface KubeApi {
   /** One page, of 500 objects unless told; `from` is a former page's `next`. */
   list(resource: Resource, selection?: Selection, page?: { limit?: number; from?: string }): Promise<Page>;
   /**
+   * Everything there is, one object after another as it arrives; resolves with the resource version of it all. It is no
+   * older than `notBefore`: `0` takes whatever the server has in memory, which is the quickest; an empty one asks storage.
+   */
+  listAll(
+    resource: Resource,
+    selection: Selection,
+    notBefore: string,
+    each: (object: ApiObject) => void,
+    signal?: AbortSignal,
+  ): Promise<string>;
+  /**
    * Changes after `resourceVersion`, with bookmarks. Ends when the server ends it; throws `ApiError` 410 when the
    * version is too old.
    */

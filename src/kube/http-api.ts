@@ -12,6 +12,7 @@ import {
   type Write,
 } from './api.js';
 import { bodyOf, type Connection, type Exchange, nameOf, send } from './connection.js';
+import { readList } from './list-stream.js';
 import { apiVersionOf, pathOf, queryOf } from './paths.js';
 import { readWatch } from './watch-stream.js';
 
@@ -61,6 +62,25 @@ export class HttpApi implements KubeApi {
       resourceVersion: list.metadata?.resourceVersion ?? '',
       next: list.metadata?.continue || undefined,
     };
+  }
+
+  async listAll(
+    resource: Resource,
+    selection: Selection,
+    notBefore: string,
+    each: (object: ApiObject) => void,
+    signal?: AbortSignal,
+  ): Promise<string> {
+    const exchange: Exchange = {
+      method: 'GET',
+      path:
+        pathOf(resource, { namespace: selection.namespace }) +
+        queryOf(selection, notBefore === '' ? {} : { resourceVersion: notBefore }),
+      headers: accept(selection, 'PartialObjectMetadataList'),
+      silenceMs: this.#silenceMs,
+      ...(signal === undefined ? {} : { signal }),
+    };
+    return readList(await this.#answered(exchange), nameOf(exchange), (object) => each(received(resource, object)));
   }
 
   async *watch(

@@ -54,7 +54,7 @@ export interface Reflection {
 }
 
 /**
- * Lists a kind, page by page, and watches it from there on. A watch that ends is resumed where it was; when the server
+ * Lists a kind, object by object, and watches it from there on. A watch that ends is resumed where it was; when the server
  * no longer has that history, everything is listed again and handed on as one replacement. Failures are waited out, with
  * jitter; what was told before stays true meanwhile.
  */
@@ -70,6 +70,8 @@ class Reflector<T> implements Reflection {
   readonly #backOff = new BackOff(BASE_MS, MAX_MS);
   readonly #clock: Clock;
   #toldMissing = false;
+  /** How old the next list may be; empty: the newest. */
+  #notBefore = '0';
   #definition: string | undefined;
   readonly #status: { -readonly [K in keyof ReflectStatus]: ReflectStatus[K] } = {
     state: 'listing',
@@ -115,7 +117,7 @@ class Reflector<T> implements Reflection {
     // Before it is asked for: what is defined meanwhile is then seen as news.
     this.#definition = this.options.kinds?.revisionOf(this.resource);
     try {
-      const { objects, resourceVersion } = await this.#pages(selection ?? {});
+      const { objects, resourceVersion } = await this.#all(selection ?? {});
       if (this.#stop.signal.aborted) return false;
       handler.synced(objects);
       this.#update({ resourceVersion, synced: true, error: '', lists: this.#status.lists + 1 });
@@ -135,16 +137,16 @@ class Reflector<T> implements Reflection {
     }
   }
 
-  async #pages(selection: Selection) {
+  /**
+   * The first time from the server's memory, which costs it a fraction of asking storage and may be some moments behind;
+   * the watch catches up. Later nobody may be told what is older than what they know: then it is the newest.
+   */
+  async #all(selection: Selection) {
     const objects: T[] = [];
-    let resourceVersion = '';
-    let from: string | undefined;
-    do {
-      const page = await this.api.list(this.resource, selection, from === undefined ? {} : { from });
-      for (const item of page.items) objects.push(this.options.read(item));
-      resourceVersion = page.resourceVersion;
-      from = page.next;
-    } while (from !== undefined && !this.#stop.signal.aborted);
+    const notBefore = this.#notBefore;
+    this.#notBefore = '';
+    const read = (object: ApiObject) => void objects.push(this.options.read(object));
+    const resourceVersion = await this.api.listAll(this.resource, selection, notBefore, read, this.#stop.signal);
     return { objects, resourceVersion };
   }
 

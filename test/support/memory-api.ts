@@ -48,6 +48,17 @@ export class MemoryApi implements KubeApi {
     return { items, resourceVersion: String(this.#cluster.version), next: undefined };
   }
 
+  async listAll(
+    resource: Resource,
+    selection: Selection,
+    _notBefore: string,
+    each: (object: ApiObject) => void,
+  ): Promise<string> {
+    const { items, resourceVersion } = await this.list(resource, selection);
+    for (const item of items) each(item);
+    return resourceVersion;
+  }
+
   async *watch(
     resource: Resource,
     selection: Selection,

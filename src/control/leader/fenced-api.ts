@@ -15,6 +15,7 @@ export function whileLeading(api: KubeApi, leader: Pick<Leader, 'isLeader'>): Ku
   return {
     get: (...parameters) => api.get(...parameters),
     list: (...parameters) => api.list(...parameters),
+    listAll: (...parameters) => api.listAll(...parameters),
     watch: (...parameters) => api.watch(...parameters),
     create: fenced('create', (...parameters) => api.create(...parameters)),
     replace: fenced('replace', (...parameters) => api.replace(...parameters)),

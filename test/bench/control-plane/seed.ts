@@ -13,6 +13,8 @@ export const FULL: Shape = { namespaces: 20, nodes: 20, services: 1000, pods: 10
 export const SMALL: Shape = { namespaces: 20, nodes: 20, services: 1000, pods: 2000 };
 
 export async function seed(api: KubeApi, shape: Shape): Promise<void> {
+  // Where the control plane keeps its Lease; without it, it would ask again and again.
+  await api.create(RESOURCES.Namespace, { metadata: { name: 'istio-system' } });
   await inParallel(range(shape.namespaces), (i) =>
     api.create(RESOURCES.Namespace, {
       metadata: { name: namespaceOf(i), labels: { 'istio.io/dataplane-mode': 'ambient' } },
