@@ -1,3 +1,5 @@
+import type { Shape } from './protobuf-shape.js';
+
 /** A kind as the API server's paths know it. */
 export interface Resource {
   /** Empty for the core group. */
@@ -36,6 +38,8 @@ export interface Selection {
   readonly labelSelector?: string;
   /** Nothing but names, labels, annotations and their like is sent. */
   readonly metadataOnly?: boolean;
+  /** Of kinds that Kubernetes itself defines: only these fields are read when everything is listed, which then costs little. */
+  readonly shape?: Shape;
 }
 
 export interface Page {

@@ -12,7 +12,7 @@ import {
   type Write,
 } from './api.js';
 import { bodyOf, type Connection, type Exchange, nameOf, send } from './connection.js';
-import { readList } from './list-stream.js';
+import { PROTOBUF_TYPE, readList } from './list-stream.js';
 import { apiVersionOf, pathOf, queryOf } from './paths.js';
 import { readWatch } from './watch-stream.js';
 
@@ -76,11 +76,15 @@ export class HttpApi implements KubeApi {
       path:
         pathOf(resource, { namespace: selection.namespace }) +
         queryOf(selection, notBefore === '' ? {} : { resourceVersion: notBefore }),
-      headers: accept(selection, 'PartialObjectMetadataList'),
+      headers:
+        selection.shape === undefined
+          ? accept(selection, 'PartialObjectMetadataList')
+          : { accept: `${PROTOBUF_TYPE}, ${JSON_TYPE}` },
       silenceMs: this.#silenceMs,
       ...(signal === undefined ? {} : { signal }),
     };
-    return readList(await this.#answered(exchange), nameOf(exchange), (object) => each(received(resource, object)));
+    const answer = await this.#answered(exchange);
+    return readList(answer, nameOf(exchange), selection.shape, (object) => each(received(resource, object)));
   }
 
   async *watch(

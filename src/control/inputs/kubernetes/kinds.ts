@@ -1,6 +1,7 @@
 import type { Resource, Selection } from '../../../kube/api.js';
 import { RESOURCES } from '../../../kube/resources.js';
 import type { Inputs } from '../inputs.js';
+import { POD_SHAPE } from './pod-shape.js';
 
 /** A kind that the mesh is derived from, and what of it is asked for. */
 export interface WatchedKind {
@@ -12,7 +13,7 @@ const ALL: Selection = {};
 /** Of these nothing but names and labels is read; a node's status is large and changes all the time. */
 const METADATA: Selection = { metadataOnly: true };
 /** A pod that has ended has no address any more. The server tells of its end as if it were deleted. */
-const ALIVE: Selection = { fieldSelector: 'status.phase!=Succeeded,status.phase!=Failed' };
+const ALIVE: Selection = { fieldSelector: 'status.phase!=Succeeded,status.phase!=Failed', shape: POD_SHAPE };
 
 /** By the name of the collection that they feed. */
 export const WATCHED: Readonly<Record<keyof Inputs, WatchedKind>> = {
