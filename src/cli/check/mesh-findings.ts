@@ -2,7 +2,7 @@ import type { ApiObject } from '../../kube/api.js';
 import { annotationOf, labelOf } from '../install/objects.js';
 import { progressOf, whyNotReady } from '../install/rollout.js';
 import type { Facts, Finding } from './facts.js';
-import { isWanted } from './network-findings.js';
+import { isWanted } from './policy-findings.js';
 
 /** What else runs in the cluster that would take the same pods, or the same names. */
 export function neighbourFindings({ daemonSets, deployments }: Facts): readonly Finding[] {

@@ -1,6 +1,5 @@
-import type { ApiObject } from '../../kube/api.js';
-import { labelOf } from '../install/objects.js';
 import type { Facts, Finding } from './facts.js';
+import { policyFindings } from './policy-findings.js';
 
 /** Of the cluster's network. */
 export function networkFindings(facts: Facts): readonly Finding[] {
@@ -57,81 +56,6 @@ function ciliumFindings({ ciliumConfig }: Facts): readonly Finding[] {
   return findings;
 }
 
-/** Captured pods are reached on 15008 only. A policy that lets their own port in and nothing else cuts them off. */
-function policyFindings({ networkPolicies, namespaces, pods }: Facts): readonly Finding[] {
-  return networkPolicies.flatMap((policy) => {
-    const { namespace = '', name } = policy.metadata;
-    const spec = (policy.spec ?? {}) as PolicySpec;
-    const types = spec.policyTypes ?? ['Ingress'];
-    const home = namespaces.find(({ metadata }) => metadata.name === namespace);
-    const captured = pods.filter(
-      (pod) =>
-        pod.metadata.namespace === namespace &&
-        isWanted(pod, home) &&
-        isSelected(pod, spec.podSelector?.matchLabels ?? {}),
-    );
-    if (captured.length === 0) return [];
-    const objects = [`networkpolicy/${namespace}/${name}`];
-    const remedy = `allow TCP port ${HBONE} beside the ports that ${name} names: in the mesh every connection arrives there`;
-    const blocked = (direction: string): Finding => ({
-      because: 'hbone-blocked',
-      severity: 'error',
-      objects,
-      text: `NetworkPolicy ${namespace}/${name} lets ${direction} ports through, but not ${HBONE}: ${captured.length} captured pods are cut off`,
-      remedy,
-    });
-    return [
-      ...(types.includes('Ingress') && blocks(spec.ingress) ? [blocked('incoming')] : []),
-      ...(types.includes('Egress') && blocks(spec.egress) ? [blocked('outgoing')] : []),
-    ];
-  });
-}
-
-/** Whether it names TCP ports and leaves ours out. A policy that lets nothing through at all is meant so. */
-function blocks(rules: readonly PolicyRule[] | undefined): boolean {
-  if (rules === undefined || rules.length === 0) return false;
-  const lets = rules.some(({ ports }) => ports === undefined || ports.length === 0 || ports.some(isHbone));
-  const namesTcp = rules.some(({ ports }) => ports?.some(({ protocol = 'TCP' }) => protocol === 'TCP') === true);
-  return !lets && namesTcp;
-}
-
-function isHbone({ protocol = 'TCP', port, endPort }: PolicyPort): boolean {
-  if (protocol !== 'TCP') return false;
-  if (port === undefined) return true;
-  if (typeof port !== 'number') return false;
-  return endPort === undefined ? port === HBONE : port <= HBONE && HBONE <= endPort;
-}
-
-/** By the labels; the pod's own count more than its namespace's. */
-export function isWanted(pod: ApiObject, namespace: ApiObject | undefined): boolean {
-  if ((pod.spec as { hostNetwork?: boolean } | undefined)?.hostNetwork === true) return false;
-  const own = labelOf(pod, MODE) ?? (namespace === undefined ? undefined : labelOf(namespace, MODE));
-  return own === 'ambient';
-}
-
-function isSelected(pod: ApiObject, labels: Readonly<Record<string, string>>): boolean {
-  return Object.entries(labels).every(([name, value]) => labelOf(pod, name) === value);
-}
-
-interface PolicySpec {
-  readonly podSelector?: { readonly matchLabels?: Readonly<Record<string, string>> };
-  readonly policyTypes?: readonly string[];
-  readonly ingress?: readonly PolicyRule[];
-  readonly egress?: readonly PolicyRule[];
-}
-
-interface PolicyRule {
-  readonly ports?: readonly PolicyPort[];
-}
-
-interface PolicyPort {
-  readonly protocol?: string;
-  readonly port?: number | string;
-  readonly endPort?: number;
-}
-
-const HBONE = 15008;
-const MODE = 'istio.io/dataplane-mode';
 /** Title, name of its DaemonSet, what to look at. */
 const KNOWN_CNIS: readonly (readonly [string, string, string])[] = [
   ['Cilium', 'cilium', 'its socket load balancing and its exclusive CNI configuration are looked at below'],

@@ -110,6 +110,37 @@ t.test('a NetworkPolicy that names ports and leaves 15008 out cuts captured pods
   t.same(ingress([{ port: 8080 }], { podSelector: { matchLabels: { app: 'other' } } }), [], 'of no captured pod');
 });
 
+t.test('NetworkPolicies select pods by expressions, add up, and go both ways', async (t) => {
+  const selects = (...matchExpressions: object[]) =>
+    codes({
+      networkPolicies: [policy({ podSelector: { matchExpressions }, ingress: [{ ports: [{ port: 8080 }] }] })],
+    }).length === 1;
+  t.ok(selects({ key: 'app', operator: 'In', values: ['api', 'web'] }));
+  t.notOk(selects({ key: 'app', operator: 'In', values: ['api'] }));
+  t.notOk(selects({ key: 'tier', operator: 'In', values: ['api'] }));
+  t.ok(selects({ key: 'app', operator: 'NotIn', values: ['api'] }, { key: 'tier', operator: 'NotIn', values: ['a'] }));
+  t.notOk(selects({ key: 'app', operator: 'NotIn', values: ['web'] }));
+  t.ok(selects({ key: 'app', operator: 'Exists' }, { key: 'tier', operator: 'DoesNotExist' }));
+  t.notOk(selects({ key: 'app', operator: 'Exists' }, { key: 'app', operator: 'DoesNotExist' }));
+  t.notOk(selects({ key: 'app', operator: 'Like' }), 'what nobody knows selects nothing');
+
+  const web = policy({ ingress: [{ ports: [{ port: 8080 }] }] });
+  const mesh = (more: object) => ({
+    metadata: { name: 'mesh', namespace: 'shop' },
+    spec: { ingress: [{ ports: [{ port: 15008 }] }], ...more },
+  });
+  t.same(codes({ networkPolicies: [web, mesh({})] }), [], 'another lets it in');
+  t.same(codes({ networkPolicies: [web, mesh({ podSelector: { matchLabels: { app: 'api' } } })] }), ['hbone-blocked']);
+  const out = { egress: [{ ports: [{ port: 443 }] }] };
+  t.same(codes({ networkPolicies: [policy(out)] }), ['hbone-blocked'], 'egress counts when it is there');
+  t.same(codes({ networkPolicies: [policy({ ...out, policyTypes: ['Ingress'] })] }), [], 'unless it is said not to');
+  t.same(
+    codes({ networkPolicies: [policy({ policyTypes: ['Ingress', 'Egress'] })] }),
+    [],
+    'nothing at all is meant so',
+  );
+});
+
 t.test('other meshes', async (t) => {
   const istio = (labels: object): ApiObject => ({ metadata: { name: 'x', namespace: 'istio', labels } });
   const ztunnel = [...good.daemonSets, istio({ app: 'ztunnel' })];
