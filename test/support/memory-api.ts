@@ -190,8 +190,13 @@ function keyOf(resource: Resource, { namespace, name }: ObjectName): string {
 }
 
 /** Knows the selectors that something of ours sends. */
-function isSelected(object: ApiObject, { namespace, fieldSelector = '' }: Selection): boolean {
+function isSelected(object: ApiObject, { namespace, fieldSelector = '', labelSelector = '' }: Selection): boolean {
   if (namespace !== undefined && object.metadata.namespace !== namespace) return false;
+  const labels = (object.metadata.labels ?? {}) as Readonly<Record<string, string>>;
+  const wanted = labelSelector.split(',').filter((each) => each !== '');
+  if (!wanted.every((each) => labels[each.slice(0, each.indexOf('='))] === each.slice(each.indexOf('=') + 1))) {
+    return false;
+  }
   return fieldSelector
     .split(',')
     .filter((each) => each !== '')
