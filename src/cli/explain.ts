@@ -179,7 +179,8 @@ function inboundStep({ uid, ip, port }: EndpointExplanation, inbound: InboundExp
     const text = outcome === 'allowed' ? `${pod} on ${node} delivers to ${target}` : `${pod} on ${node} refuses`;
     return { decision: 'delivery', because, objects, text };
   }
-  const rule = policy.rule < 0 ? '' : `, rule ${policy.rule}`;
+  const rule =
+    policy.problem !== '' ? `, which is no good: ${policy.problem}` : policy.rule < 0 ? '' : `, rule ${policy.rule}`;
   const dryRun = policy.dryRun.length === 0 ? '' : `; in dry run: ${policy.dryRun.join('; ')}`;
   const verb = outcome === 'allowed' ? `delivers to ${target}` : 'refuses';
   const text = `${pod} on ${node} ${verb}${policy.policy === '' ? '' : `: ${policy.policy}${rule}`}${dryRun}`;

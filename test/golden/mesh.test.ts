@@ -24,7 +24,7 @@ for (const name of readdirSync(cases).sort()) {
       'nothing lies about that no test reads',
     );
     const input = parseManifest(readFileSync(join(directory, 'in.yaml')));
-    if (!input.ok) return t.fail(input.error.join('\n'));
+    if (!input.ok) return t.fail(input.error.problems.join('\n'));
     const got = formatYaml(meshOf(input.value.objects));
     const want = join(directory, 'want.yaml');
     if (process.env.UPDATE === '1' || !existsSync(want)) writeFileSync(want, got);

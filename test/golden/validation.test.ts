@@ -46,7 +46,7 @@ for (const name of readdirSync(cases).sort()) {
       const parsed = readKnown(object);
       if (kind === undefined) return [];
       const { namespace, name } = object.metadata;
-      const all = conditionsOf(kind, parsed, facts);
+      const all = conditionsOf(kind, parsed, facts, parsed.ok ? undefined : parsed.error.closed);
       return [
         [
           `${kind} ${namespace}/${name}`,

@@ -62,19 +62,16 @@ export async function startNameserver(
   ip = '127.0.0.1',
   wanted = 0,
 ) {
-  const udp = dgram.createSocket(ip.includes(':') ? 'udp6' : 'udp4');
-  udp.bind(wanted, ip);
-  await once(udp, 'listening');
-  const { port } = udp.address();
   const answer = async (bytes: Buffer, protocol: 'udp' | 'tcp') => {
     const query = decodeQuery(bytes);
     return query.ok ? await reply(query.value, protocol, bytes) : undefined;
   };
+  const { udp, tcp, port } = await onePort(ip, wanted);
   udp.on('message', async (bytes, from) => {
     const out = await answer(bytes, 'udp');
     if (out !== undefined) udp.send(out, from.port, from.address);
   });
-  const tcp = net.createServer((socket) => {
+  tcp.on('connection', (socket) => {
     socket.on('error', () => undefined);
     socket.on('data', async (chunk: Buffer) => {
       for (const bytes of splitFrames(chunk).frames) {
@@ -83,8 +80,6 @@ export async function startNameserver(
       }
     });
   });
-  tcp.listen(port, ip);
-  await once(tcp, 'listening');
   return {
     port,
     address: `127.0.0.1:${port}`,
@@ -93,6 +88,27 @@ export async function startNameserver(
       tcp.close();
     },
   };
+}
+
+/** A port that is free for both: one that was chosen for UDP may be somebody's for TCP, then another is. */
+async function onePort(ip: string, wanted: number) {
+  for (let left = 20; ; left--) {
+    const tcp = net.createServer();
+    const udp = dgram.createSocket(ip.includes(':') ? 'udp6' : 'udp4');
+    try {
+      tcp.listen(wanted, ip);
+      await once(tcp, 'listening');
+      const { port } = tcp.address() as net.AddressInfo;
+      const bound = once(udp, 'listening');
+      udp.bind(port, ip);
+      await bound;
+      return { tcp, udp, port };
+    } catch (error) {
+      tcp.close();
+      udp.close();
+      if (wanted !== 0 || left === 0) throw error;
+    }
+  }
 }
 
 /** A nameserver's reply of one A record. */

@@ -1,4 +1,4 @@
-import { toJson } from '@bufbuild/protobuf';
+import { type JsonObject, toJson } from '@bufbuild/protobuf';
 import type { Authorization } from '../../gen/istio/security/authorization_pb.js';
 import { AuthorizationSchema } from '../../gen/istio/security/authorization_pb.js';
 import {
@@ -13,6 +13,7 @@ import {
   WorkloadStatus,
 } from '../../gen/istio/workload/workload_pb.js';
 import { formatPrefix, ipFromBytes } from '../../lib/ip.js';
+import { problemOf } from '../../model/invalid-policy.js';
 import type { CertificateState } from '../certs/certificates.js';
 import type { ConnectionInfo, EndpointGroup, EngineStats } from '../dataplane/dataplane.js';
 import type { PodState } from '../enroll/pod-task.js';
@@ -110,7 +111,9 @@ function dumpService(service: Service, store: Store): unknown {
 }
 
 function dumpPolicy(policy: Authorization): unknown {
-  return toJson(AuthorizationSchema, policy);
+  const problem = problemOf(policy);
+  const plain = toJson(AuthorizationSchema, { ...policy, extensions: [] });
+  return problem === undefined ? plain : { ...(plain as JsonObject), problem };
 }
 
 function dumpGateway(gateway: GatewayAddress | undefined): string | undefined {

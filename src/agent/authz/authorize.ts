@@ -1,7 +1,8 @@
 import { Action, type Authorization } from '../../gen/istio/security/authorization_pb.js';
+import { problemOf } from '../../model/invalid-policy.js';
 import { type AuthzConnection, matchingRule } from './matcher.js';
 
-export type AuthzReason = 'no-policy' | 'policy-allow' | 'policy-deny' | 'no-allow-policy-matched';
+export type AuthzReason = 'no-policy' | 'policy-allow' | 'policy-deny' | 'policy-invalid' | 'no-allow-policy-matched';
 
 /** Allowed or not, and who said so. */
 export interface AuthzResult {
@@ -13,6 +14,8 @@ export interface AuthzResult {
   readonly rule: number;
   /** ALLOW policies of which one would have had to match. */
   readonly candidates: readonly string[];
+  /** What is wrong with the policy that decided; empty for a good one. */
+  readonly problem: string;
   /** What policies in dry run would have done, one sentence each. */
   readonly dryRun: readonly string[];
 }
@@ -31,19 +34,23 @@ export function authorize(policies: readonly NamedPolicy[], connection: AuthzCon
     if (policy.action !== Action.DENY) continue;
     const rule = matchingRule(policy, connection);
     if (rule !== undefined) {
-      return { allowed: false, because: 'policy-deny', policy: key, rule, candidates: [], dryRun };
+      const problem = problemOf(policy);
+      const because = problem === undefined ? 'policy-deny' : 'policy-invalid';
+      return { allowed: false, because, policy: key, rule, problem: problem ?? '', candidates: [], dryRun };
     }
   }
   const allows = enforced.filter(({ policy }) => policy.action === Action.ALLOW);
   if (allows.length === 0) {
-    return { allowed: true, because: 'no-policy', policy: '', rule: -1, candidates: [], dryRun };
+    return { allowed: true, because: 'no-policy', policy: '', rule: -1, problem: '', candidates: [], dryRun };
   }
   const candidates = allows.map(({ key }) => key);
   for (const { key, policy } of allows) {
     const rule = matchingRule(policy, connection);
-    if (rule !== undefined) return { allowed: true, because: 'policy-allow', policy: key, rule, candidates, dryRun };
+    if (rule !== undefined) {
+      return { allowed: true, because: 'policy-allow', policy: key, rule, problem: '', candidates, dryRun };
+    }
   }
-  return { allowed: false, because: 'no-allow-policy-matched', policy: '', rule: -1, candidates, dryRun };
+  return { allowed: false, because: 'no-allow-policy-matched', policy: '', rule: -1, problem: '', candidates, dryRun };
 }
 
 export interface NamedPolicy {

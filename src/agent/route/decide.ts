@@ -170,7 +170,7 @@ function serviceBehind(decision: Decision, seen: Observed): Service | undefined 
 
 function policyLog({ authz }: Decision): string {
   if (authz === undefined) return '';
-  const rule = authz.rule < 0 ? '' : ` rule ${authz.rule}`;
+  const rule = authz.problem !== '' ? ` (${authz.problem})` : authz.rule < 0 ? '' : ` rule ${authz.rule}`;
   return logMembers({
     policy: authz.policy === '' ? '' : `${authz.policy}${rule}`,
     dry_run: authz.dryRun.join('; '),

@@ -17,6 +17,7 @@ export type Reason =
   | 'policy-allow'
   // Refused.
   | 'policy-deny'
+  | 'policy-invalid'
   | 'no-allow-policy-matched'
   | 'no-healthy-upstream'
   | 'no-such-port'

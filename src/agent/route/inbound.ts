@@ -79,7 +79,7 @@ function deliver(seen: Observed, pod: LocalPod, target: Target, tunnelled: boole
     destinationPort: target.port,
   });
   const objects = authz.policy === '' ? authz.candidates : [authz.policy];
-  const named = objects.map((key) => `policy/${key}`);
+  const named = objects.map((key) => `policy/${key}${authz.problem === '' ? '' : ` (${authz.problem})`}`);
   const targetPort = target.port;
   if (!authz.allowed) return refuse(authz.because, 401, named, { authz, targetPort });
   return { action: 'direct', because: authz.because, objects: named, ...target, targetPort, authz };

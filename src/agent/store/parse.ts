@@ -1,5 +1,10 @@
 import { fromBinary } from '@bufbuild/protobuf';
-import { type Authorization, AuthorizationSchema, type Match } from '../../gen/istio/security/authorization_pb.js';
+import {
+  type Authorization,
+  AuthorizationSchema,
+  type Match,
+  type Scope,
+} from '../../gen/istio/security/authorization_pb.js';
 import { type Address, AddressSchema, type Service, type Workload } from '../../gen/istio/workload/workload_pb.js';
 import { err, ok, type Result } from '../../lib/result.js';
 import { serviceKey, vipsOf } from './facts.js';
@@ -37,6 +42,16 @@ export function parsePolicy(name: string, bytes: Uint8Array): Result<Authorizati
     }
   }
   return ok(policy);
+}
+
+/** Whom a policy that is no good is for; undefined where it does not even say who it is, or cannot be decoded. */
+export function scopeIn(name: string, bytes: Uint8Array): Scope | undefined {
+  try {
+    const policy = fromBinary(AuthorizationSchema, bytes);
+    return `${policy.namespace}/${policy.name}` === name ? policy.scope : undefined;
+  } catch {
+    return undefined;
+  }
 }
 
 function checkWorkload(name: string, workload: Workload): Result<Workload> {

@@ -2,11 +2,12 @@ import { fromBinary, toBinary } from '@bufbuild/protobuf';
 import { type Authorization, AuthorizationSchema, Scope } from '../../gen/istio/security/authorization_pb.js';
 import { AddressSchema, type Service, type Workload, WorkloadSchema } from '../../gen/istio/workload/workload_pb.js';
 import { formatPrefix, type Prefix } from '../../lib/ip.js';
+import { invalidAuthorization } from '../../model/invalid-policy.js';
 import type { Read } from '../dataplane/dataplane.js';
 import { EncodedTable } from './encoded-table.js';
 import { addressesOf, hostOf, vipsOf } from './facts.js';
 import { MultiIndex } from './multi-index.js';
-import { parseAddress, parsePolicy } from './parse.js';
+import { parseAddress, parsePolicy, scopeIn } from './parse.js';
 import { PrefixTable } from './prefix-table.js';
 import type { EndpointSource, KnownName, LocalPod, Snapshot, SteadyWorkload } from './snapshot.js';
 import { TABLE } from './tables.js';
@@ -30,7 +31,7 @@ export interface Change {
   readonly memberships: ReadonlySet<string>;
   /** Host names of which something else is known now. */
   readonly names: ReadonlySet<string>;
-  /** Resources that were refused; for each its last good value (or none) stays. */
+  /** Resources that were refused; for each its last good value stays, and a policy without one denies. */
   readonly refused: readonly { readonly name: string; readonly reason: string }[];
 }
 
@@ -107,7 +108,7 @@ export class Store implements Snapshot, EndpointSource {
     for (const { name, bytes } of update.changed) {
       const parsed = parsePolicy(name, bytes);
       if (parsed.ok) this.#setPolicy(name, parsed.value, change);
-      else change.refused.push({ name, reason: parsed.error });
+      else this.#refusePolicy(name, bytes, parsed.error, change);
     }
     for (const name of update.removed) {
       this.#rememberRemoved(name, change);
@@ -316,6 +317,16 @@ export class Store implements Snapshot, EndpointSource {
       else this.#policiesIn.delete(scope, name);
       change.read(TABLE.policiesIn(scope));
     });
+  }
+
+  /** One that never was good is closed: it denies in the scope that it has, or else in its namespace. */
+  #refusePolicy(name: string, bytes: Uint8Array, reason: string, change: ChangeRecord): void {
+    change.refused.push({ name, reason });
+    const slash = name.indexOf('/');
+    if (slash <= 0 || this.#policies.has(name)) return;
+    const [namespace, own] = [name.slice(0, slash), name.slice(slash + 1)];
+    const closed = invalidAuthorization(namespace, own, scopeIn(name, bytes) ?? Scope.NAMESPACE, reason);
+    this.#setPolicy(name, closed, change);
   }
 
   /** What is forgotten for want of room counts as never heard of: on the safe side. */

@@ -11,8 +11,10 @@ import {
   type StringMatchSchema,
 } from '../../gen/istio/security/authorization_pb.js';
 import { ipToBytes, parsePrefix } from '../../lib/ip.js';
+import { invalidAuthorization } from '../../model/invalid-policy.js';
 import type {
   AuthorizationPolicy,
+  Closed,
   PolicyCondition,
   PolicyOperation,
   PolicyRule,
@@ -34,7 +36,8 @@ export interface PolicyOutcome {
  * denied than written), except where nothing else would remain: then the rule has no effect.
  */
 export function toAuthorization(policy: AuthorizationPolicy, rootNamespace: string): PolicyOutcome {
-  const { metadata, action } = policy;
+  const { metadata, action, closed } = policy;
+  if (closed !== undefined) return closedOutcome(policy, closed, rootNamespace);
   if (policy.targetRefs.length > 0) {
     return nothing('has targetRefs: it is for waypoints, which are not there yet, and node agents do not enforce it');
   }
@@ -49,21 +52,36 @@ export function toAuthorization(policy: AuthorizationPolicy, rootNamespace: stri
         : 'denies nothing: no rule is left that a node agent can enforce',
     );
   }
-  const scope =
-    policy.selector !== undefined
-      ? Scope.WORKLOAD_SELECTOR
-      : metadata.namespace === rootNamespace
-        ? Scope.GLOBAL
-        : Scope.NAMESPACE;
   const authorization = create(AuthorizationSchema, {
     name: metadata.name,
     namespace: metadata.namespace,
-    scope,
+    scope: scopeOf(policy, rootNamespace),
     action: action === 'ALLOW' ? Action.ALLOW : Action.DENY,
     rules,
     dryRun: isTrue(metadata.annotations['istio.io/dry-run']),
   });
   return { authorization, warnings };
+}
+
+/**
+ * Denies whatever the policy may select. Only where that would be the whole mesh, because nobody can tell which workloads
+ * of it are meant, nothing is denied.
+ */
+function closedOutcome(policy: AuthorizationPolicy, closed: Closed, rootNamespace: string): PolicyOutcome {
+  const { namespace, name } = policy.metadata;
+  const problems = closed.problems.join('; ');
+  if (closed.isSelectorLost && namespace === rootNamespace) {
+    return nothing(`is no good and has no effect, as it could mean any workload of the mesh: ${problems}`);
+  }
+  return {
+    authorization: invalidAuthorization(namespace, name, scopeOf(policy, rootNamespace), problems),
+    warnings: [`is no good and never was: every connection to what it selects is denied: ${problems}`],
+  };
+}
+
+function scopeOf({ selector, metadata }: AuthorizationPolicy, rootNamespace: string): Scope {
+  if (selector !== undefined) return Scope.WORKLOAD_SELECTOR;
+  return metadata.namespace === rootNamespace ? Scope.GLOBAL : Scope.NAMESPACE;
 }
 
 /** No rule, or one of as many clauses as the policy's rule has parts; a rule without parts matches everything. */

@@ -81,10 +81,21 @@ export function peerAuthenticationWarnings(
 ): readonly string[] {
   const why = whyIneffective(policy, siblings, rootNamespace);
   const disabled = policy.mode === 'DISABLE' || [...policy.portModes.values()].includes('DISABLE');
+  const { closed } = policy;
+  const closing =
+    closed === undefined ? [] : [`is no good and never was: ${closedMode(policy)}: ${closed.problems.join('; ')}`];
   return [
+    ...closing,
     ...(why === undefined ? [] : [why]),
     ...(disabled ? ['mode DISABLE means PERMISSIVE here: callers inside the mesh still use mutual TLS'] : []),
   ];
+}
+
+function closedMode({ mode, portModes }: PeerAuthentication): string {
+  const ports = portModes.size === 0 ? '' : ', and its ports as they are written';
+  return mode === 'STRICT' && portModes.size === 0
+    ? 'what it selects takes mutual TLS only'
+    : `it counts as mode ${mode}${ports}`;
 }
 
 /** Why nothing of a policy has an effect; undefined when something has. `siblings` have no selector either. */

@@ -27,14 +27,15 @@ export type KindWithConditions = (typeof KINDS_WITH_CONDITIONS)[number];
 
 /**
  * All conditions of ours that an object has, given what is known of the mesh. Pure. Of those types of ours that are not
- * among them nothing is to be said any more.
+ * among them nothing is to be said any more. `inForce` is what the mesh has of an object that is no good.
  */
 export function conditionsOf(
   kind: KindWithConditions,
   parsed: Result<KubernetesObject, ParseError>,
   facts: WarningFacts,
+  inForce?: KubernetesObject,
 ): readonly Condition[] {
-  if (!parsed.ok) return [invalid(kind, parsed.error)];
+  if (!parsed.ok) return [invalid(kind, parsed.error, facts, inForce)];
   const object = parsed.value;
   switch (object.kind) {
     case 'AuthorizationPolicy':
@@ -50,11 +51,18 @@ export function conditionsOf(
   }
 }
 
-function invalid(kind: KindWithConditions, { problems }: ParseError): Condition {
+function invalid(
+  kind: KindWithConditions,
+  { problems }: ParseError,
+  facts: WarningFacts,
+  inForce: KubernetesObject | undefined,
+): Condition {
   const isPolicy = kind === 'AuthorizationPolicy' || kind === 'PeerAuthentication';
   const type = isPolicy ? CONDITION.ztunnelAccepted : CONDITION.accepted;
-  const message = `not in force as it is; its last good version is, if there was one: ${sentences(problems)}`;
-  return condition(type, 'False', REASON.invalid, message);
+  if (inForce !== undefined && 'closed' in inForce)
+    return condition(type, 'False', REASON.invalid, sentences(warningsOf(inForce, facts)));
+  const instead = inForce === undefined ? 'not in force' : 'not in force as it is, but its last good version is';
+  return condition(type, 'False', REASON.invalid, sentences([`${instead}: ${problems.join('; ')}`]));
 }
 
 function ofAuthorizationPolicy(policy: AuthorizationPolicy, facts: WarningFacts): Condition {

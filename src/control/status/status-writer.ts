@@ -124,7 +124,7 @@ export class StatusWriter {
   }
 
   async #write(object: string, { kind, namespace, name }: Item): Promise<'written' | 'unchanged' | 'gone'> {
-    const { api, mesh, clock } = this.#options;
+    const { api, mesh, clock, inputs } = this.#options;
     const resource = RESOURCES[kind];
     const current = await api.get(resource, { namespace, name });
     if (current === undefined) {
@@ -135,7 +135,12 @@ export class StatusWriter {
     if (parsed.ok) this.#rejected.delete(object);
     const before = conditionsIn(current);
     const generation = Number(current.metadata.generation ?? 0);
-    const after = merged(before, conditionsOf(kind, parsed, mesh.facts), generation, clock.now());
+    const after = merged(
+      before,
+      conditionsOf(kind, parsed, mesh.facts, inputs[kind].get(`${namespace}/${name}`)),
+      generation,
+      clock.now(),
+    );
     if (after === undefined) return 'unchanged';
     const { resourceVersion } = current.metadata;
     await api.apply(

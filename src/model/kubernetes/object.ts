@@ -1,4 +1,5 @@
 import { err, ok, type Result } from '../../lib/result.js';
+import { closedPolicy } from './closed-policy.js';
 import { type Namespace, type Node, type Pod, readNamespace, readNode, readPod } from './core.js';
 import { Fields, isRecord } from './fields.js';
 import { keyOf } from './metadata.js';
@@ -30,6 +31,8 @@ export interface ParseError {
   readonly object: string;
   /** Sentences that start with a field's path, all there are. */
   readonly problems: readonly string[];
+  /** What is to be enforced in its place when it never was good: policies fail closed. */
+  readonly closed?: AuthorizationPolicy | PeerAuthentication;
 }
 
 /** An object, or that its kind is none of ours. */
@@ -55,9 +58,10 @@ export function parseObject(value: unknown): Result<Parsed, ParseError> {
     return ok({ ignored: `${describe(kind, value)} (${apiVersion}) is of no kind the mesh reads` });
   const problems: string[] = [];
   const object = reader(new Fields(value, '', problems));
-  return problems.length > 0
-    ? err({ object: describe(kind, value), problems: [...new Set(problems)] })
-    : ok({ object });
+  if (problems.length === 0) return ok({ object });
+  const all = [...new Set(problems)];
+  const closed = closedPolicy(object.kind, value, all);
+  return err({ object: describe(kind, value), problems: all, ...(closed === undefined ? {} : { closed }) });
 }
 
 /** `Pod shop/web`: unique over all kinds. */

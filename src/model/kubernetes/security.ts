@@ -23,6 +23,15 @@ export interface AuthorizationPolicy {
   readonly targetRefs: readonly TargetRef[];
   readonly action: 'ALLOW' | 'DENY' | 'AUDIT' | 'CUSTOM';
   readonly rules: readonly PolicyRule[];
+  readonly closed?: Closed;
+}
+
+/** Set when this stands for an object that cannot be read: see closed-policy.ts. */
+export interface Closed {
+  /** What is wrong with the object. */
+  readonly problems: readonly string[];
+  /** It has a selector of which nothing can be read, and selects all of its namespace. */
+  readonly isSelectorLost: boolean;
 }
 
 /** Any of `from` and any of `to` and all of `when`; an empty list does not restrict. */
@@ -75,6 +84,7 @@ export interface PeerAuthentication {
   readonly selector: Selector;
   readonly mode: MutualTlsMode;
   readonly portModes: ReadonlyMap<number, MutualTlsMode>;
+  readonly closed?: Closed;
 }
 
 export type MutualTlsMode = 'UNSET' | 'DISABLE' | 'PERMISSIVE' | 'STRICT';

@@ -16,14 +16,21 @@ export function readSelector(spec: Fields, name: string, labels: 'matchLabels' |
   if (selector === undefined) return undefined;
   const wanted = selector.stringMap(labels);
   for (const [key, value] of Object.entries(wanted)) {
+    if (isSelectable(key, value)) continue;
     if (key === '') selector.problem(labels, 'has an empty key');
     if (key.includes('*') || value.includes('*')) {
       selector.problem(`${labels}.${key}`, 'has a *: labels are selected by whole values only');
-    } else if (value.length > MAX_LABEL_LENGTH) {
+    } else if (key !== '') {
       selector.problem(`${labels}.${key}`, `is longer than the ${MAX_LABEL_LENGTH} characters that a label may have`);
     }
   }
   return wanted;
+}
+
+/** Whether a selector may ask for this label. */
+export function isSelectable(key: string, value: unknown): boolean {
+  if (typeof value !== 'string' || value.length > MAX_LABEL_LENGTH) return false;
+  return key !== '' && !key.includes('*') && !value.includes('*');
 }
 
 /** `targetRef` and `targetRefs`, which exclude each other and a selector. */

@@ -98,15 +98,21 @@ export function inputsSuite(name: string, open: (t: Test, events: TruthEvents) =
     await put(service('web'));
     await sees('the good one has come', () => inputs.Service.has('shop/web'));
     await sees('both are reported', () => counts.rejected === 2);
-    t.same(keys(inputs).AuthorizationPolicy, ['shop/allow']);
+    t.same(keys(inputs).AuthorizationPolicy, ['shop/allow', 'shop/born-bad']);
+    t.equal(inputs.AuthorizationPolicy.get('shop/allow')?.closed, undefined);
+    t.match(inputs.AuthorizationPolicy.get('shop/born-bad'), { action: 'DENY', closed: { problems: [/rules/] } });
     t.equal(inputs.AuthorizationPolicy.get('shop/allow')?.rules.length, 1);
     t.match(JSON.stringify(source.status()), /born-bad.*rules/s);
     await put(policy('born-bad'));
-    await sees('it is good now', () => inputs.AuthorizationPolicy.has('shop/born-bad'));
+    await sees('it is good now', () => inputs.AuthorizationPolicy.get('shop/born-bad')?.action === 'ALLOW');
     await put(badPolicy('allow', 2));
     await sees('another bad version is reported', () => counts.rejected === 3);
     await remove(policy('allow'));
     await sees('its last good version goes with it', () => !inputs.AuthorizationPolicy.has('shop/allow'));
+    await put(badPolicy('short-lived'));
+    await sees('it denies', () => inputs.AuthorizationPolicy.get('shop/short-lived')?.closed !== undefined);
+    await remove(policy('short-lived'));
+    await sees('not when it is gone', () => !inputs.AuthorizationPolicy.has('shop/short-lived'));
   });
 
   t.test(`${name}: many changes at once are few transactions, and none is lost`, async (t) => {

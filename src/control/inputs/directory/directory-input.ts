@@ -25,8 +25,14 @@ export function directoryInput(
       },
       rejected(file) {
         rejected.inc();
-        const consequence = file.kept > 0 ? 'its last good version stays in force' : 'nothing of it is in force';
-        log.error({ file: file.path, problems: file.problems, kept: file.kept }, `a file is no good: ${consequence}`);
+        const consequence =
+          file.kept > 0
+            ? 'its last good version stays in force'
+            : file.closed > 0
+              ? 'whatever its policies select is held to the strictest they may have meant'
+              : 'nothing of it is in force';
+        const { path, problems, kept, closed } = file;
+        log.error({ file: path, problems, kept, closed }, `a file is no good: ${consequence}`);
       },
       trouble(path, problem) {
         troubles.inc();
@@ -39,5 +45,8 @@ export function directoryInput(
   metrics.gauge('meltemi_source_files', 'Files of the source.', [], () => source.counts().files);
   metrics.gauge('meltemi_source_objects', 'Objects in force.', [], () => source.counts().objects);
   metrics.gauge('meltemi_source_bad_files', 'Files that are no good now.', [], () => source.counts().badFiles);
+  metrics.gauge('meltemi_source_closed_policies', 'Policies that are no good and deny in full.', [], () => {
+    return source.counts().closedPolicies;
+  });
   return source;
 }

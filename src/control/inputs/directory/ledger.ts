@@ -1,3 +1,4 @@
+import type { KubernetesObject } from '../../../model/kubernetes/object.js';
 import type { ObjectChange } from '../inputs.js';
 import type { Manifest } from './manifest.js';
 import { type Duplicate, Shelf } from './shelf.js';
@@ -12,6 +13,8 @@ export interface FileVersion {
   /** Undefined when it is no good. */
   readonly manifest: Manifest | undefined;
   readonly problems: readonly string[];
+  /** What stands for those of its policies that cannot be read. */
+  readonly closed: readonly KubernetesObject[];
 }
 
 export interface BadFile {
@@ -19,6 +22,8 @@ export interface BadFile {
   readonly problems: readonly string[];
   /** Number of objects of its last good version that stay in force. */
   readonly kept: number;
+  /** Number of its policies that, without one, deny in full. */
+  readonly closed: number;
 }
 
 export interface LedgerLimits {
@@ -63,13 +68,17 @@ export class Ledger {
     const good = problems.length === 0 && manifest !== undefined ? manifest : (former?.good ?? NOTHING);
     // What does not fit today may fit when something else has gone: look again at the next scan.
     const signature = problems.length > 0 && manifest !== undefined ? '' : version.signature;
-    const file: FileState = { signature, hash, good, problems };
+    const closed = good === NOTHING ? version.closed : [];
+    const file: FileState = { signature, hash, good, problems, closed };
     this.#files.set(path, file);
     if (good !== NOTHING && !isInForce(former)) this.#inForce++;
     if (problems.length === 0) {
       this.#byHash.set(hash, file);
       this.#shelf.put(path, good.objects);
-    } else if (former?.hash !== hash || former.problems.length === 0) {
+      return;
+    }
+    if (good === NOTHING) this.#shelf.put(path, closed);
+    if (former?.hash !== hash || former.problems.length === 0) {
       this.rejected(badFile(path, file));
     }
   }
@@ -87,10 +96,18 @@ export class Ledger {
     return this.#shelf.takeChanges();
   }
 
-  counts(): { readonly files: number; readonly objects: number; readonly badFiles: number } {
-    let badFiles = 0;
-    for (const { problems } of this.#files.values()) if (problems.length > 0) badFiles++;
-    return { files: this.#files.size, objects: this.#shelf.size, badFiles };
+  counts(): {
+    readonly files: number;
+    readonly objects: number;
+    readonly badFiles: number;
+    readonly closedPolicies: number;
+  } {
+    let [badFiles, closedPolicies] = [0, 0];
+    for (const { problems, closed } of this.#files.values()) {
+      if (problems.length > 0) badFiles++;
+      closedPolicies += closed.length;
+    }
+    return { files: this.#files.size, objects: this.#shelf.size, badFiles, closedPolicies };
   }
 
   badFiles(): readonly BadFile[] {
@@ -134,6 +151,8 @@ interface FileState {
   readonly good: Manifest;
   /** Of the current version; empty when that is the good one. */
   readonly problems: readonly string[];
+  /** In force in place of what it never said well. */
+  readonly closed: readonly KubernetesObject[];
 }
 
 function isInForce(file: FileState | undefined): boolean {
@@ -141,7 +160,7 @@ function isInForce(file: FileState | undefined): boolean {
 }
 
 function badFile(path: string, file: FileState): BadFile {
-  return { path, problems: file.problems, kept: file.good.objects.length };
+  return { path, problems: file.problems, kept: file.good.objects.length, closed: file.closed.length };
 }
 
 const NOTHING: Manifest = { objects: [], notes: [] };

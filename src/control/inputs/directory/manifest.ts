@@ -16,11 +16,18 @@ export interface Manifest {
   readonly notes: readonly string[];
 }
 
+/** What is wrong with a file, a sentence each. */
+export interface BadManifest {
+  readonly problems: readonly string[];
+  /** What stands for those of its policies that cannot be read. */
+  readonly closed: readonly KubernetesObject[];
+}
+
 /**
  * Parses a file of YAML or JSON: several documents, lists unfolded. A file is good as a whole or not at all, so that
- * nobody acts on half of it. Error: everything that is wrong with it, a sentence each.
+ * nobody acts on half of it. Error: everything that is wrong with it.
  */
-export function parseManifest(bytes: Uint8Array): Result<Manifest, readonly string[]> {
+export function parseManifest(bytes: Uint8Array): Result<Manifest, BadManifest> {
   const steps = read(bytes);
   for (;;) {
     const step = steps.next();
@@ -29,7 +36,7 @@ export function parseManifest(bytes: Uint8Array): Result<Manifest, readonly stri
 }
 
 /** The same in slices of some milliseconds: whoever else needs the thread gets it in between. */
-export async function parseManifestInSlices(bytes: Uint8Array): Promise<Result<Manifest, readonly string[]>> {
+export async function parseManifestInSlices(bytes: Uint8Array): Promise<Result<Manifest, BadManifest>> {
   const steps = read(bytes);
   for (let until = performance.now() + SLICE_MS; ; ) {
     const step = steps.next();
@@ -41,12 +48,13 @@ export async function parseManifestInSlices(bytes: Uint8Array): Promise<Result<M
 }
 
 /** A step is one object. */
-function* read(bytes: Uint8Array): Generator<undefined, Result<Manifest, readonly string[]>> {
+function* read(bytes: Uint8Array): Generator<undefined, Result<Manifest, BadManifest>> {
   const text = decode(bytes);
-  if (text === undefined) return err(['is not UTF-8 text']);
+  if (text === undefined) return err({ problems: ['is not UTF-8 text'], closed: [] });
   const objects: KubernetesObject[] = [];
   const notes: string[] = [];
   const problems: string[] = [];
+  const closed: KubernetesObject[] = [];
   const seen = new Set<string>();
   for (const document of readYamlDocuments(text)) {
     if (!document.ok) problems.push(...document.error);
@@ -57,6 +65,7 @@ function* read(bytes: Uint8Array): Generator<undefined, Result<Manifest, readonl
       const parsed = parseObject(item);
       if (!parsed.ok) {
         problems.push(`line ${line}: ${formatParseError(parsed.error)}`);
+        if (parsed.error.closed !== undefined) closed.push(parsed.error.closed);
       } else if ('ignored' in parsed.value) {
         notes.push(`line ${line}: ${parsed.value.ignored}`);
       } else {
@@ -67,7 +76,7 @@ function* read(bytes: Uint8Array): Generator<undefined, Result<Manifest, readonl
       }
     }
   }
-  return problems.length > 0 ? err(problems) : ok({ objects, notes });
+  return problems.length > 0 ? err({ problems, closed }) : ok({ objects, notes });
 }
 
 function decode(bytes: Uint8Array): string | undefined {

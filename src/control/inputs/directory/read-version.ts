@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import type { FileVersion } from './ledger.js';
-import { type Manifest, parseManifestInSlices } from './manifest.js';
+import { type BadManifest, type Manifest, parseManifestInSlices } from './manifest.js';
 import { type FoundFile, signatureOf } from './tree.js';
 
 /**
@@ -13,7 +13,9 @@ export async function readVersion(
   maxBytes: number,
   known: (hash: string) => Manifest | undefined,
 ): Promise<FileVersion | 'moving'> {
-  const bad = (hash: string, problems: readonly string[]) => ({ signature, hash, manifest: undefined, problems });
+  const bad = (hash: string, problems: readonly string[], closed: BadManifest['closed'] = []) => {
+    return { signature, hash, manifest: undefined, problems, closed };
+  };
   if (size > maxBytes) return bad('', [`has ${size} bytes, more than ${maxBytes}`]);
   let bytes: Uint8Array;
   try {
@@ -25,7 +27,9 @@ export async function readVersion(
   if ((await signatureOf(path)) !== signature) return 'moving';
   const hash = createHash('sha256').update(bytes).digest('base64');
   const before = known(hash);
-  if (before !== undefined) return { signature, hash, manifest: before, problems: [] };
+  if (before !== undefined) return { signature, hash, manifest: before, problems: [], closed: [] };
   const parsed = await parseManifestInSlices(bytes);
-  return parsed.ok ? { signature, hash, manifest: parsed.value, problems: [] } : bad(hash, parsed.error);
+  return parsed.ok
+    ? { signature, hash, manifest: parsed.value, problems: [], closed: [] }
+    : bad(hash, parsed.error.problems, parsed.error.closed);
 }

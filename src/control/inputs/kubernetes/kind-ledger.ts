@@ -9,12 +9,15 @@ export interface BadObject {
   readonly problems: readonly string[];
   /** Whether its last good version is in force. */
   readonly kept: boolean;
+  /** Whether, without one, something stands in its place: a policy that denies. */
+  readonly closed: boolean;
 }
 
-/** The objects of one kind: each as it was when it was last good. */
+/** The objects of one kind: each as it was when it was last good, or what stands for one that never was. */
 export class KindLedger {
   readonly #good = new Map<string, KubernetesObject>();
   readonly #bad = new Map<string, readonly string[]>();
+  readonly #closed = new Map<string, KubernetesObject>();
 
   constructor(
     readonly kind: string,
@@ -30,24 +33,35 @@ export class KindLedger {
     return this.#bad.size;
   }
 
+  get closedCount(): number {
+    return this.#closed.size;
+  }
+
   /** What the object's new version changes. */
   put(read: ReadObject): ObjectChange | undefined {
-    const { key, object, problems } = read;
+    const { key, object, problems, closed } = read;
     if (object !== undefined) {
       this.#bad.delete(key);
+      this.#closed.delete(key);
       this.#good.set(key, object);
       return { object, gone: false };
     }
     const known = this.#bad.get(key);
     this.#bad.set(key, problems);
+    const before = this.#closed.get(key);
+    const after = this.#good.has(key) ? undefined : closed;
+    if (after === undefined) this.#closed.delete(key);
+    else this.#closed.set(key, after);
     if (known?.join() !== problems.join()) this.rejected(this.#describe(key, problems));
-    return undefined;
+    if (after !== undefined) return { object: after, gone: false };
+    return before === undefined ? undefined : { object: before, gone: true };
   }
 
   remove(key: string): ObjectChange | undefined {
     this.#bad.delete(key);
-    const object = this.#good.get(key);
+    const object = this.#good.get(key) ?? this.#closed.get(key);
     this.#good.delete(key);
+    this.#closed.delete(key);
     return object === undefined ? undefined : { object, gone: true };
   }
 
@@ -65,6 +79,6 @@ export class KindLedger {
   }
 
   #describe(key: string, problems: readonly string[]): BadObject {
-    return { object: `${this.kind} ${key}`, problems, kept: this.#good.has(key) };
+    return { object: `${this.kind} ${key}`, problems, kept: this.#good.has(key), closed: this.#closed.has(key) };
   }
 }

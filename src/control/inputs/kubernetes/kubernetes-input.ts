@@ -24,11 +24,15 @@ export function kubernetesInput(
         transactions.inc();
         log.debug({ objects: changes.length, version: graph.version }, 'source changed');
       },
-      rejected({ object, problems, kept }) {
+      rejected({ object, problems, kept, closed }) {
         rejected.inc();
         context.rejected?.(object);
-        const consequence = kept ? 'its last good version stays in force' : 'it is not in force';
-        log.error({ object, problems, kept }, `an object is no good: ${consequence}`);
+        const consequence = kept
+          ? 'its last good version stays in force'
+          : closed
+            ? 'whatever it selects is held to the strictest it may have meant'
+            : 'it is not in force';
+        log.error({ object, problems, kept, closed }, `an object is no good: ${consequence}`);
       },
       trouble(kind, { what, message }) {
         troubles.inc();
@@ -40,5 +44,8 @@ export function kubernetesInput(
   );
   metrics.gauge('meltemi_source_objects', 'Objects in force.', [], () => source.counts().objects);
   metrics.gauge('meltemi_source_bad_objects', 'Objects that are no good now.', [], () => source.counts().badObjects);
+  metrics.gauge('meltemi_source_closed_policies', 'Policies that are no good and deny in full.', [], () => {
+    return source.counts().closedPolicies;
+  });
   return source;
 }

@@ -30,7 +30,7 @@ export interface KubernetesStatus {
 /**
  * The API server as a source of truth. Each kind is listed and watched on its own; the first transaction waits for all
  * of them. A kind that is not installed counts as empty until it is. An object that is no good keeps its last good
- * version in force. While the server is away, what it said stays in force.
+ * version in force; a policy that never was good is closed. While the server is away, what it said stays in force.
  */
 export class KubernetesSource implements InputSource {
   #kinds: (InstalledKinds & Reflection) | undefined;
@@ -60,12 +60,13 @@ export class KubernetesSource implements InputSource {
   }
 
   counts() {
-    let [objects, badObjects] = [0, 0];
+    let [objects, badObjects, closedPolicies] = [0, 0, 0];
     for (const { ledger } of this.#watched) {
       objects += ledger.size;
       badObjects += ledger.badCount;
+      closedPolicies += ledger.closedCount;
     }
-    return { objects, badObjects };
+    return { objects, badObjects, closedPolicies };
   }
 
   status(): KubernetesStatus {

@@ -9,6 +9,8 @@ export interface ReadObject {
   readonly object: KubernetesObject | undefined;
   /** What is wrong with it. */
   readonly problems: readonly string[];
+  /** What is in force while it never was good. */
+  readonly closed?: KubernetesObject;
 }
 
 export function readObject(raw: ApiObject): ReadObject {
@@ -16,7 +18,10 @@ export function readObject(raw: ApiObject): ReadObject {
   if (annotations !== undefined && annotations !== null) forgetAnnotations(annotations as Record<string, unknown>);
   const key = namespace === '' ? name : `${namespace}/${name}`;
   const parsed = parseObject(raw);
-  if (!parsed.ok) return { key, object: undefined, problems: parsed.error.problems };
+  if (!parsed.ok) {
+    const { problems, closed } = parsed.error;
+    return { key, object: undefined, problems, ...(closed === undefined ? {} : { closed }) };
+  }
   if ('ignored' in parsed.value) return { key, object: undefined, problems: [parsed.value.ignored] };
   return { key, object: parsed.value.object, problems: [] };
 }

@@ -174,7 +174,47 @@ t.test('a policy that is no good, with no former version, refuses', async (t) =>
     removed: [],
   });
   t.equal(refused.length, 1);
-  t.match(decide(tunnelled('10.0.0.2:8080'), worldOf(world), SELF), { status: 503, because: 'policy-not-known' });
+  const verdict = decide(tunnelled('10.0.0.2:8080'), worldOf(world), SELF);
+  t.match(verdict, { status: 401, because: 'policy-invalid', responseFlags: 'DENY' });
+  t.match(verdict.objects, [/^policy\/default\/bad \(policy default\/bad: not an istio\.security\.Authorization/]);
+  t.match(verdict.log, /"policy":"default\/bad \(policy default\/bad: not an/);
+});
+
+t.test(
+  'a policy that is no good denies in its scope, or else in its namespace; a good one takes its place',
+  async (t) => {
+    const unknownMatch = [{ clauses: [{ matches: [{ principals: [{ matchType: { case: undefined } }] }] }] }];
+    const because = (world: Store) => decide(tunnelled('10.0.0.2:8080'), worldOf(world), SELF).because;
+    const bad = (namespace: string, scope: Scope) =>
+      policy('bad', { namespace, scope, action: Action.ALLOW, rules: unknownMatch });
+    const scopes: [ReturnType<typeof policy>, string][] = [
+      [bad('default', Scope.NAMESPACE), 'policy-invalid'],
+      [bad('istio-system', Scope.GLOBAL), 'policy-invalid'],
+      [bad('shop', Scope.NAMESPACE), 'no-policy'],
+      // Of workloads that name it, and nobody does.
+      [bad('default', Scope.WORKLOAD_SELECTOR), 'no-policy'],
+      [{ name: 'default/bad', bytes: Uint8Array.of(0xff) }, 'policy-invalid'],
+      [{ name: 'istio-system/bad', bytes: Uint8Array.of(0xff) }, 'no-policy'],
+      // It says neither who it is, nor for whom: that is no order for the whole mesh.
+      [{ name: 'shop/bad', bytes: new Uint8Array() }, 'no-policy'],
+      [{ name: 'bad', bytes: Uint8Array.of(0xff) }, 'no-policy'],
+    ];
+    for (const [resource, want] of scopes) {
+      const world = store([web, web1, client], [], [POD]);
+      t.equal(world.applyPolicies({ changed: [resource], removed: [] }).refused.length, 1);
+      t.equal(because(world), want, resource.name);
+      world.applyPolicies({ changed: [policy('bad', { scope: Scope.NAMESPACE, action: Action.DENY })], removed: [] });
+      t.equal(because(world), want === 'policy-invalid' && resource.name !== 'default/bad' ? want : 'no-policy');
+      world.applyPolicies({ changed: [], removed: [resource.name] });
+      t.equal(because(world), 'no-policy');
+    }
+  },
+);
+
+t.test('the last good version of a policy outlives a bad one', async (t) => {
+  const world = store([web, web1, client], [policy('p', { scope: Scope.NAMESPACE, action: Action.DENY })], [POD]);
+  world.applyPolicies({ changed: [{ name: 'default/p', bytes: Uint8Array.of(0xff) }], removed: [] });
+  t.equal(decide(tunnelled('10.0.0.2:8080'), worldOf(world), SELF).because, 'no-policy');
 });
 
 t.test('only so many removed policies are remembered; a forgotten one refuses again', async (t) => {

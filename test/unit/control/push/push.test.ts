@@ -41,7 +41,7 @@ function setUp() {
   const [policies, addresses] = pushMesh(graph, mesh).tables;
   const apply = (yaml: string, gone = false) => {
     const manifest = parseManifest(Buffer.from(yaml));
-    if (!manifest.ok) throw new Error(manifest.error.join());
+    if (!manifest.ok) throw new Error(manifest.error.problems.join());
     graph.transact(() =>
       applyChanges(
         inputs,

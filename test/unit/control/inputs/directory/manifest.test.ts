@@ -26,7 +26,7 @@ t.test('both ways name everything that is wrong, document by document', async (t
   const outcome = parseManifest(Buffer.from(text));
   t.equal(outcome.ok, false);
   t.same(outcome, await parseManifestInSlices(Buffer.from(text)));
-  const problems = outcome.ok ? [] : outcome.error;
+  const problems = outcome.ok ? [] : outcome.error.problems;
   t.match(problems[0], /^line \d+, column \d+: /);
   t.ok(
     problems.some((each) => each === 'line 3: Pod (no name): metadata.name is missing'),

@@ -59,3 +59,28 @@ t.test('of annotations only those that the mesh may read are kept', async (t) =>
     'gateway.networking.k8s.io/class',
   ]);
 });
+
+t.test('a policy that never was good is in force as one that denies, until it is good or gone', async (t) => {
+  const rejected: BadObject[] = [];
+  const ledger = new KindLedger('AuthorizationPolicy', (bad) => rejected.push(bad));
+  const policy = (spec: object) =>
+    readObject({
+      apiVersion: 'security.istio.io/v1',
+      kind: 'AuthorizationPolicy',
+      metadata: { name: 'p', namespace: 'shop' },
+      spec,
+    });
+  t.match(ledger.put(policy({ rules: 'none' })), { gone: false, object: { closed: { problems: [/rules/] } } });
+  t.match(rejected, [{ kept: false, closed: true }]);
+  t.equal(ledger.closedCount, 1);
+  t.match(ledger.put(policy({ rules: 'none', action: 'AUDIT' })), { gone: true, object: { action: 'DENY' } });
+  t.equal(ledger.closedCount, 0);
+  ledger.put(policy({ rules: 'none' }));
+  t.match(ledger.put(policy({ rules: [{}] })), { gone: false, object: { action: 'ALLOW', closed: undefined } });
+  t.equal(ledger.put(policy({ rules: 'none' })), undefined, 'the last good version stays');
+  t.match(rejected.at(-1), { kept: true, closed: false });
+  t.match(ledger.remove('shop/p'), { gone: true });
+  ledger.put(policy({ rules: 'none' }));
+  t.match(ledger.remove('shop/p'), { gone: true, object: { action: 'DENY' } });
+  t.equal(ledger.closedCount, 0);
+});
