@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs';
 import type { Command } from 'commander';
+import { replaceProcess } from './replace-process.js';
 
 /** `meltemi agent`: the agent of one node. */
 export function registerAgent(program: Command): void {
@@ -16,17 +17,11 @@ export function registerAgent(program: Command): void {
 }
 
 /**
- * Replaces this process by one of the same arguments that keeps to little memory: the agent runs on every node, decides
- * seldom and moves no byte in JavaScript. Flags of the JavaScript engine count only from the start.
+ * Replaces this process by one that keeps to little memory: the agent runs on every node, decides
+ * seldom and moves no byte in JavaScript.
  */
 function becomeSmall(config: string): void {
-  if (process.execve === undefined) return;
-  const kept = process.execArgv.filter((flag) => flag !== '--enable-source-maps');
-  process.execve(process.execPath, [process.execPath, ...kept, ...FLAGS, ...process.argv.slice(1)], {
-    ...process.env,
-    ...ENVIRONMENT,
-    [CONFIG_VARIABLE]: config,
-  });
+  replaceProcess(FLAGS, { ...ENVIRONMENT, [CONFIG_VARIABLE]: config });
 }
 
 /** Whoever reads YAML keeps its parser. What cannot be read is left for the agent itself to complain about. */
@@ -44,8 +39,6 @@ const FLAGS: readonly string[] = [
   '--lite-mode',
   // For the compaction after the first answer of the control plane.
   '--expose-gc',
-  // process.execve is new in Node, and says so on standard error.
-  '--disable-warning=ExperimentalWarning',
 ];
 
 /** From the process that read the configuration to the one it becomes. */

@@ -1,10 +1,9 @@
-import { setFlagsFromString } from 'node:v8';
 import type { Command } from 'commander';
+import { replaceProcess } from './replace-process.js';
 
 /** Runs until SIGTERM or SIGINT. Rejects with what is wrong with the configuration, or what could not be listened on. */
 export async function runControlPlane(configPath: string): Promise<void> {
-  // Keeps the young generation small. With 10,000 pods: 195 instead of 374 MB resident, for the same CPU time.
-  setFlagsFromString('--semi-space-growth-factor=1');
+  replaceProcess(FLAGS, ENVIRONMENT);
   // Loaded here and not above, so that the other commands do not pay for it.
   const { readConfig } = await import('../control/config.js');
   const config = readConfig(configPath);
@@ -20,3 +19,16 @@ export function registerControlPlane(program: Command): void {
     .requiredOption('--config <file>', 'YAML configuration')
     .action(async ({ config }: { config: string }) => runControlPlane(config));
 }
+
+const FLAGS: readonly string[] = [
+  // A young generation that stays as it is: with less of it there is more collecting, with more of it more memory.
+  '--min-semi-space-size=4',
+  '--max-semi-space-size=4',
+];
+
+/** Whole snapshots come and go: what they leave behind goes back to the system. */
+const ENVIRONMENT: Readonly<Record<string, string>> = {
+  MALLOC_ARENA_MAX: '1',
+  MALLOC_MMAP_THRESHOLD_: '131072',
+  MALLOC_TRIM_THRESHOLD_: '131072',
+};

@@ -4,6 +4,7 @@ import ipaddr from 'ipaddr.js';
 
 /** Canonical text of an address, or undefined when `text` is none. */
 export function canonicalIp(text: string): string | undefined {
+  if (CANONICAL_IPV4.test(text)) return text;
   if (!ipaddr.isValid(text) || (!text.includes(':') && !ipaddr.IPv4.isValidFourPartDecimal(text))) return undefined;
   return ipaddr.process(text).toString();
 }
@@ -14,6 +15,7 @@ export function isIpv6(ip: string): boolean {
 
 /** 4 or 16 bytes, network byte order. Undefined when `text` is no address. */
 export function ipToBytes(text: string): Uint8Array | undefined {
+  if (CANONICAL_IPV4.test(text)) return Uint8Array.from(text.split('.'), Number);
   const canonical = canonicalIp(text);
   return canonical === undefined ? undefined : Uint8Array.from(ipaddr.parse(canonical).toByteArray());
 }
@@ -74,3 +76,6 @@ export function parseHostPort(text: string): { host: string; port: number } | un
   if (host === undefined || port < 1 || port > 65535) return undefined;
   return { host: canonicalIp(host) ?? host, port };
 }
+
+/** Most addresses are this, and need nothing else. */
+const CANONICAL_IPV4 = /^(?:(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)\.){3}(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)$/;

@@ -93,12 +93,17 @@ export class Fields {
   stringMap(name: string): Readonly<Record<string, string>> {
     const map = this.optionalObject(name);
     if (map === undefined) return NOTHING;
-    const entries: [string, string][] = [];
-    for (const [key, value] of Object.entries(map.value)) {
-      if (typeof value === 'string') entries.push([key, value]);
-      else map.problem(key, `is ${describe(value)} where a string is expected${quotesHint(value)}`);
+    const { value } = map;
+    let [isEmpty, isRight] = [true, true];
+    for (const key in value) {
+      isEmpty = false;
+      if (typeof value[key] === 'string') continue;
+      isRight = false;
+      map.problem(key, `is ${describe(value[key])} where a string is expected${quotesHint(value[key])}`);
     }
-    return entries.length === 0 ? NOTHING : Object.fromEntries(entries);
+    if (isEmpty) return NOTHING;
+    const strings = isRight ? value : Object.fromEntries(Object.entries(value).filter(([, each]) => isString(each)));
+    return strings as Readonly<Record<string, string>>;
   }
 
   /** Port numbers by name. */
@@ -195,6 +200,10 @@ export class Fields {
 
 export function isRecord(value: unknown): value is Readonly<Record<string, unknown>> {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+function isString(value: unknown): value is string {
+  return typeof value === 'string';
 }
 
 function describe(value: unknown): string {

@@ -15,7 +15,7 @@ export interface ReadObject {
 
 export function readObject(raw: ApiObject): ReadObject {
   const { namespace = '', name, annotations } = raw.metadata;
-  if (annotations !== undefined && annotations !== null) forgetAnnotations(annotations as Record<string, unknown>);
+  if (annotations) (raw.metadata as Record<string, unknown>).annotations = ours(annotations);
   const key = namespace === '' ? name : `${namespace}/${name}`;
   const parsed = parseObject(raw);
   if (!parsed.ok) {
@@ -27,8 +27,10 @@ export function readObject(raw: ApiObject): ReadObject {
 }
 
 /** Other people's are often larger than all the rest of an object: what was last applied, the state of a network. */
-function forgetAnnotations(annotations: Record<string, unknown>): void {
-  for (const name of Object.keys(annotations)) if (!OURS.test(name)) delete annotations[name];
+function ours(annotations: object): unknown {
+  const entries = Object.entries(annotations);
+  const kept = entries.filter(([name]) => OURS.test(name));
+  return kept.length === entries.length ? annotations : Object.fromEntries(kept);
 }
 
 const OURS = /^(?:[^/]+\.)?(?:istio|k8s)\.io\//;
