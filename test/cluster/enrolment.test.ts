@@ -192,8 +192,8 @@ t.test('a terminating pod is served until it is gone', async (t) => {
   const lingers = {
     namespace,
     name: 'web',
-    args: ['serve', '--linger', '4s'],
-    spec: { nodeName: first, terminationGracePeriodSeconds: 20 },
+    args: ['serve', '--linger', '15s'],
+    spec: { nodeName: first, terminationGracePeriodSeconds: 30 },
   };
   await applyAndWait(cluster, strict(namespace), appPod(lingers), pod(namespace, 'client', second));
   const url = await urlOf(namespace, 'web');
