@@ -1,14 +1,7 @@
-import { createHash } from 'node:crypto';
-import { create, fromBinary, type MessageInitShape, toBinary } from '@bufbuild/protobuf';
-import { DeltaDiscoveryResponseSchema, type ResourceSchema } from '../gen/envoy/service/discovery/v3/discovery_pb.js';
+import { EncodedResource, type ResourceInput } from './encoded-resource.js';
 import type { ResourceChange, ResourceSource, ServedResource } from './resource-source.js';
 
-export interface ResourceInput {
-  readonly name: string;
-  readonly aliases?: readonly string[];
-  /** The encoded message. Equal content must have equal bytes: fill maps in a fixed order. */
-  readonly bytes: Uint8Array;
-}
+export type { ResourceInput } from './encoded-resource.js';
 
 /**
  * The resources of one type, changed in transactions. Readers never see half of one; a resource whose content stays
@@ -16,7 +9,7 @@ export interface ResourceInput {
  * which the server was given them.
  */
 export class ResourceTable implements ResourceSource {
-  readonly #resources = new Map<string, TableEntry>();
+  readonly #resources = new Map<string, EncodedResource>();
   readonly #byAlias = new Map<string, Set<string>>();
   readonly #listeners = new Set<(changes: readonly ResourceChange[]) => void>();
   #version = 0;
@@ -46,8 +39,7 @@ export class ResourceTable implements ResourceSource {
 
   /** The encoded message of a resource, for dumps. */
   bytes(name: string): Uint8Array | undefined {
-    const entry = this.#resources.get(name);
-    return entry && fromBinary(DeltaDiscoveryResponseSchema, entry.frame).resources[0]?.resource?.value;
+    return this.#resources.get(name)?.bytes;
   }
 
   resolve(name: string): Iterable<string> {
@@ -56,8 +48,8 @@ export class ResourceTable implements ResourceSource {
   }
 
   /** One transaction. A name that is both changed and removed is changed. Returns the number of real changes. */
-  apply(changed: Iterable<ResourceInput>, removed: Iterable<string> = []): number {
-    const next = new Map<string, TableEntry | undefined>();
+  apply(changed: Iterable<ResourceInput | EncodedResource>, removed: Iterable<string> = []): number {
+    const next = new Map<string, EncodedResource | undefined>();
     for (const name of removed) next.set(name, undefined);
     for (const input of changed) next.set(input.name, this.#entry(input));
     const changes: ResourceChange[] = [];
@@ -89,14 +81,13 @@ export class ResourceTable implements ResourceSource {
     return () => this.#listeners.delete(listener);
   }
 
-  #entry({ name, aliases = [], bytes }: ResourceInput): TableEntry {
-    if (name === '') throw new Error(`a resource of ${this.typeUrl} has no name`);
-    const version = versionOf(bytes, aliases);
-    const known = this.#resources.get(name);
-    return known?.version === version ? known : new TableEntry(this.typeUrl, name, version, aliases, bytes);
+  #entry(input: ResourceInput | EncodedResource): EncodedResource {
+    const entry = input instanceof EncodedResource ? input : new EncodedResource(this.typeUrl, input);
+    const known = this.#resources.get(entry.name);
+    return known?.version === entry.version ? known : entry;
   }
 
-  #put(name: string, before: TableEntry | undefined, after: TableEntry | undefined): void {
+  #put(name: string, before: EncodedResource | undefined, after: EncodedResource | undefined): void {
     for (const alias of before?.aliases ?? []) {
       const names = this.#byAlias.get(alias);
       names?.delete(name);
@@ -112,42 +103,4 @@ export class ResourceTable implements ResourceSource {
   }
 }
 
-class TableEntry implements ServedResource {
-  readonly frame: Uint8Array;
-  #frameWithAliases: Uint8Array | undefined;
-
-  constructor(
-    readonly typeUrl: string,
-    readonly name: string,
-    readonly version: string,
-    readonly aliases: readonly string[],
-    bytes: Uint8Array,
-  ) {
-    this.frame = encodeFrame({ name, version, aliases: [], resource: { typeUrl, value: bytes } });
-  }
-
-  get frameWithAliases(): Uint8Array {
-    if (this.aliases.length === 0) return this.frame;
-    if (this.#frameWithAliases === undefined) {
-      const [resource] = fromBinary(DeltaDiscoveryResponseSchema, this.frame).resources;
-      if (resource === undefined) throw new Error(`${this.name}: its own frame holds no resource`);
-      this.#frameWithAliases = encodeFrame({ ...resource, aliases: [...this.aliases] });
-    }
-    return this.#frameWithAliases;
-  }
-}
-
-/** A response that holds nothing but this resource: exactly its part of any response. */
-function encodeFrame(resource: MessageInitShape<typeof ResourceSchema>): Uint8Array {
-  return toBinary(DeltaDiscoveryResponseSchema, create(DeltaDiscoveryResponseSchema, { resources: [resource] }));
-}
-
-function versionOf(bytes: Uint8Array, aliases: readonly string[]): string {
-  const hash = createHash('sha256').update(bytes);
-  for (const alias of aliases) hash.update(`\0${alias}`);
-  return hash.digest('base64url').slice(0, VERSION_LENGTH);
-}
-
 const NONE: ReadonlySet<string> = new Set();
-/** 96 bits. */
-const VERSION_LENGTH = 16;

@@ -1,5 +1,5 @@
 import { create, toBinary } from '@bufbuild/protobuf';
-import type { Change, Collection } from '../../collections/collection.js';
+import type { Change, Collection, Context } from '../../collections/collection.js';
 import type { Graph } from '../../collections/graph.js';
 import { AuthorizationSchema } from '../../gen/istio/security/authorization_pb.js';
 import {
@@ -9,7 +9,8 @@ import {
   type Workload,
 } from '../../gen/istio/workload/workload_pb.js';
 import { ipFromBytes } from '../../lib/ip.js';
-import { type ResourceInput, ResourceTable } from '../../xds/resource-table.js';
+import { EncodedResource, type ResourceInput } from '../../xds/encoded-resource.js';
+import { ResourceTable } from '../../xds/resource-table.js';
 import type { Mesh } from '../mesh/mesh.js';
 
 export const ADDRESS_TYPE = 'type.googleapis.com/istio.workload.Address';
@@ -27,12 +28,19 @@ export interface PushedMesh {
  * one of its addresses, is given its endpoints with it.
  */
 export function pushMesh(graph: Graph, mesh: Mesh): PushedMesh {
-  const ofServices = graph.derive('resources of services', mesh.services, (_, { message }) => ({
+  const resources = <T>(
+    name: string,
+    of: Collection<T>,
+    typeUrl: string,
+    resource: (context: Context, value: T, key: string) => ResourceInput,
+  ): Collection<EncodedResource> =>
+    graph.derive(name, of, (...all) => new EncodedResource(typeUrl, resource(...all)), { equals: isSame });
+  const ofServices = resources('resources of services', mesh.services, ADDRESS_TYPE, (_, { message }) => ({
     name: `${message.namespace}/${message.hostname}`,
     bytes: encode({ case: 'service', value: message }),
     aliases: serviceAliases(message),
   }));
-  const ofWorkloads = graph.derive('resources of workloads', mesh.workloads, (context, workload) => ({
+  const ofWorkloads = resources('resources of workloads', mesh.workloads, ADDRESS_TYPE, (context, workload) => ({
     name: workload.uid,
     bytes: encode({ case: 'workload', value: workload }),
     aliases: [
@@ -40,7 +48,7 @@ export function pushMesh(graph: Graph, mesh: Mesh): PushedMesh {
       ...Object.keys(workload.services).flatMap((key) => [key, ...(context.get(ofServices, key)?.aliases ?? [])]),
     ],
   }));
-  const ofPolicies = graph.derive('resources of policies', mesh.authorizations, (_, policy, key) => ({
+  const ofPolicies = resources('resources of policies', mesh.authorizations, AUTHORIZATION_TYPE, (_, policy, key) => ({
     name: key,
     bytes: toBinary(AuthorizationSchema, policy),
   }));
@@ -52,8 +60,8 @@ export function pushMesh(graph: Graph, mesh: Mesh): PushedMesh {
 }
 
 /** Makes a table hold what the collections hold, from now on, one transaction at a time. */
-function mirror(graph: Graph, table: ResourceTable, collections: readonly Collection<ResourceInput>[]): void {
-  const waiting: Change<ResourceInput>[] = [];
+function mirror(graph: Graph, table: ResourceTable, collections: readonly Collection<EncodedResource>[]): void {
+  const waiting: Change<EncodedResource>[] = [];
   for (const collection of collections) {
     table.apply(collection.values());
     collection.subscribe((changes) => waiting.push(...changes));
@@ -67,6 +75,10 @@ function mirror(graph: Graph, table: ResourceTable, collections: readonly Collec
       gone,
     );
   });
+}
+
+function isSame(a: EncodedResource, b: EncodedResource): boolean {
+  return a.name === b.name && a.version === b.version;
 }
 
 function encode(type: { case: 'service'; value: Service } | { case: 'workload'; value: Workload }): Uint8Array {
