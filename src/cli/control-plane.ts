@@ -24,6 +24,8 @@ const FLAGS: readonly string[] = [
   // A young generation that stays as it is: with less of it there is more collecting, with more of it more memory.
   '--min-semi-space-size=4',
   '--max-semi-space-size=4',
+  // For what a snapshot leaves behind (src/lib/collect-young.ts).
+  '--expose-gc',
 ];
 
 /** Whole snapshots come and go: what they leave behind goes back to the system. */

@@ -2,6 +2,7 @@ import { Graph } from '../collections/graph.js';
 import { createGrpcServer } from '../grpc/server.js';
 import { inClusterApi } from '../kube/in-cluster.js';
 import { type Clock, systemClock } from '../lib/clock.js';
+import { collectYoung } from '../lib/collect-young.js';
 import { formatHostPort } from '../lib/ip.js';
 import { logger, setLevel } from '../telemetry/log.js';
 import { createRegistry } from '../telemetry/metrics.js';
@@ -75,11 +76,17 @@ export async function buildControlPlane(config: ControlPlaneConfig, clock: Clock
 
   // The wire. Without TLS there is no CA, and everybody is let in: for tests and for debugging.
   const xdsMetrics = adsServerMetrics(metrics);
-  const ads = createAdsServer(tables, { authenticate: authenticatedBy(identity.verifier), metrics: xdsMetrics, clock });
+  const ads = createAdsServer(tables, {
+    authenticate: authenticatedBy(identity.verifier),
+    metrics: xdsMetrics,
+    clock,
+    largeLeft: collectYoung,
+  });
   const openAds = createAdsServer(tables, {
     authenticate: () => loaded.promise.then(() => undefined),
     metrics: { ...xdsMetrics, streams() {} },
     clock,
+    largeLeft: collectYoung,
   });
   const server = createGrpcServer();
   const openServer = createGrpcServer();

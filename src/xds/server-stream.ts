@@ -167,8 +167,10 @@ export class AdsServerStream {
   }
 
   #leaveGate(): void {
-    this.#gate?.();
+    if (this.#gate === undefined) return;
+    this.#gate();
     this.#gate = undefined;
+    this.#options.largeLeft();
   }
 
   #inSourceOrder(): TypeOnStream[] {
@@ -213,6 +215,8 @@ export interface StreamOptions {
   readonly metrics: AdsServerMetrics;
   readonly responses: SharedResponses;
   readonly gate: Gate;
+  /** Called after each large response, sent or not. */
+  readonly largeLeft: () => void;
   readonly clock: Clock;
   readonly log: Logger;
   /** Names one stream may ask for, of one type. */

@@ -21,6 +21,8 @@ export interface AdsServerOptions {
   readonly log?: Logger;
   /** Names one stream may ask for, of one type. */
   readonly maxNames?: number;
+  /** Called after each large response: what it leaves behind is many megabytes. */
+  readonly largeLeft?: () => void;
 }
 
 export interface AdsServer {
@@ -38,6 +40,7 @@ export function createAdsServer(sources: readonly ResourceSource[], options: Ads
   const metrics = options.metrics ?? SILENT;
   const clock = options.clock ?? systemClock;
   const maxNames = options.maxNames ?? DEFAULT_MAX_NAMES;
+  const largeLeft = options.largeLeft ?? (() => {});
   const streams = new Set<AdsServerStream>();
   const responses = new SharedResponses();
   const gate = new Gate(LARGE_AT_ONCE, LARGE_MS, clock);
@@ -77,7 +80,16 @@ export function createAdsServer(sources: readonly ResourceSource[], options: Ads
           return;
         }
         if (gone) return;
-        const served = new AdsServerStream(stream, { sources, metrics, responses, gate, clock, log, maxNames });
+        const served = new AdsServerStream(stream, {
+          sources,
+          metrics,
+          responses,
+          gate,
+          largeLeft,
+          clock,
+          log,
+          maxNames,
+        });
         streams.add(served);
         metrics.streams(streams.size);
         const cancelEnd = endAt(untilMs, stream);

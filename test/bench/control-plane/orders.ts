@@ -65,6 +65,6 @@ export class Agents implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    this.#child.disconnect();
+    if (this.#child.connected) this.#child.disconnect();
   }
 }

@@ -98,6 +98,7 @@ export function inputsSuite(name: string, open: (t: Test, events: TruthEvents) =
     await put(service('web'));
     await sees('the good one has come', () => inputs.Service.has('shop/web'));
     await sees('both are reported', () => counts.rejected === 2);
+    await sees('the one that never was good denies', () => inputs.AuthorizationPolicy.has('shop/born-bad'));
     t.same(keys(inputs).AuthorizationPolicy, ['shop/allow', 'shop/born-bad']);
     t.equal(inputs.AuthorizationPolicy.get('shop/allow')?.closed, undefined);
     t.match(inputs.AuthorizationPolicy.get('shop/born-bad'), { action: 'DENY', closed: { problems: [/rules/] } });
