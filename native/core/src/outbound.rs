@@ -314,7 +314,10 @@ impl Worker {
         };
         let why = connect_failure(target, &std::io::Error::from_raw_os_error(error));
         if conn.facts.direction == Direction::Outbound {
-            conn.far = Far::None;
+            if let Far::Socket(far) = std::mem::replace(&mut conn.far, Far::None) {
+                // The next socket is of the same connection; nothing else would tell its events from this one's.
+                self.unwatch(far.fd());
+            }
             self.try_next(slot, why, true);
         } else {
             self.refuse(slot, 503, why);

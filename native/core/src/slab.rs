@@ -1,14 +1,15 @@
 //! Slots with stable numbers. A freed slot is reused only after `reclaim`, so that an event of this turn that names a
-//! closed connection can never reach its successor.
+//! closed connection can never reach its successor; for events of later turns there is a stamp, another one each time.
 pub struct Slab<T> {
     slots: Vec<Option<Box<T>>>,
+    stamps: Vec<u32>,
     free: Vec<u32>,
     dead: Vec<u32>,
 }
 
 impl<T> Default for Slab<T> {
     fn default() -> Self {
-        Self { slots: vec![], free: vec![], dead: vec![] }
+        Self { slots: vec![], stamps: vec![], free: vec![], dead: vec![] }
     }
 }
 
@@ -27,6 +28,7 @@ impl<T> Slab<T> {
             }
             None => {
                 self.slots.push(value);
+                self.stamps.push(0);
                 self.slots.len() as u32 - 1
             }
         }
@@ -40,9 +42,15 @@ impl<T> Slab<T> {
         self.slots.get_mut(slot as usize)?.as_deref_mut()
     }
 
+    /// Tells what is in a slot from what was there before.
+    pub fn stamp(&self, slot: u32) -> u32 {
+        self.stamps.get(slot as usize).copied().unwrap_or(0)
+    }
+
     pub fn remove(&mut self, slot: u32) -> Option<Box<T>> {
         let value = self.slots.get_mut(slot as usize)?.take();
         if value.is_some() {
+            self.stamps[slot as usize] = self.stamps[slot as usize].wrapping_add(1) & STAMP_MASK;
             self.dead.push(slot);
         }
         value
@@ -65,3 +73,6 @@ impl<T> Slab<T> {
         self.iter().filter(|(_, value)| matches(value)).map(|(slot, _)| slot).collect()
     }
 }
+
+/// A stamp, its slot and three bits more fit into what an event carries.
+pub const STAMP_MASK: u32 = (1 << 29) - 1;

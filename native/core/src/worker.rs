@@ -14,7 +14,7 @@ use crate::flow::Resolved;
 use crate::net::ThreadNetns;
 use crate::pool::Pool;
 use crate::shared::{Pod, Shared};
-use crate::slab::Slab;
+use crate::slab::{STAMP_MASK, Slab};
 use crate::stage::Stage;
 use crate::tunnel::Tunnel;
 use std::collections::VecDeque;
@@ -184,7 +184,11 @@ impl Worker {
             }
             self.now_ms = self.shared.now_ms();
             for event in &events[..count as usize] {
-                self.guarded(Token::unpack(event.u64), |worker, token| worker.event(token, event.events));
+                let (token, stamp) = Token::unpack(event.u64);
+                // A program that has just been started may still have a socket that is closed here: its events go on.
+                if stamp == self.stamp(token) {
+                    self.guarded(token, |worker, token| worker.event(token, event.events));
+                }
             }
             for _ in 0..self.run.len() {
                 match self.run.pop_front() {
@@ -227,6 +231,16 @@ impl Worker {
         }
     }
 
+    /// Of what the token is about now.
+    fn stamp(&self, token: Token) -> u32 {
+        match token {
+            Token::App(slot) | Token::Far(slot) => self.conns.stamp(slot),
+            Token::Tunnel(slot) => self.tunnels.stamp(slot),
+            // Unwatched before they are closed.
+            Token::Mailbox | Token::Listener(_) => 0,
+        }
+    }
+
     fn end_turn(&mut self) {
         if self.now_ms >= self.last_tick_ms + self.tick_ms() {
             self.tick();
@@ -249,14 +263,14 @@ impl Worker {
     }
 
     fn watch(&self, fd: RawFd, token: Token, events: i32) -> std::io::Result<()> {
-        let mut event = libc::epoll_event { events: events as u32, u64: token.pack() };
+        let mut event = libc::epoll_event { events: events as u32, u64: token.pack(self.stamp(token)) };
         match unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &raw mut event) } {
             0 => Ok(()),
             _ => Err(std::io::Error::last_os_error()),
         }
     }
 
-    fn unwatch(&self, fd: RawFd) {
+    pub(crate) fn unwatch(&self, fd: RawFd) {
         unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), libc::EPOLL_CTL_DEL, fd, std::ptr::null_mut()) };
     }
 
@@ -290,7 +304,7 @@ impl Clock {
 }
 
 impl Token {
-    fn pack(self) -> u64 {
+    fn pack(self, stamp: u32) -> u64 {
         let (kind, slot) = match self {
             Token::Mailbox => (0, 0),
             Token::Listener(slot) => (1, slot),
@@ -298,18 +312,19 @@ impl Token {
             Token::Far(slot) => (3, slot),
             Token::Tunnel(slot) => (4, slot),
         };
-        kind << 32 | u64::from(slot)
+        kind << 61 | u64::from(stamp) << 32 | u64::from(slot)
     }
 
-    fn unpack(packed: u64) -> Self {
+    fn unpack(packed: u64) -> (Self, u32) {
         let slot = packed as u32;
-        match packed >> 32 {
+        let token = match packed >> 61 {
             0 => Token::Mailbox,
             1 => Token::Listener(slot),
             2 => Token::App(slot),
             3 => Token::Far(slot),
             _ => Token::Tunnel(slot),
-        }
+        };
+        (token, (packed >> 32) as u32 & STAMP_MASK)
     }
 }
 
