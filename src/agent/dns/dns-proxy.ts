@@ -35,7 +35,7 @@ export class DnsProxy {
   /** Starts the worker with the services of `source`. Rejects when the worker cannot run at all. */
   async start(): Promise<void> {
     this.#launch();
-    const failure = await this.#call((call) => ({ kind: 'metrics', call }));
+    const failure = await this.#call((call) => ({ kind: 'metrics', call }), START_TIMEOUT_MS);
     if (failure.error !== '') throw new Error(`the DNS worker does not start: ${failure.error}`);
   }
 
@@ -123,13 +123,13 @@ export class DnsProxy {
     this.#worker?.postMessage(message);
   }
 
-  #call(make: (call: number) => ToWorker): Promise<FromWorker> {
+  #call(make: (call: number) => ToWorker, timeoutMs = CALL_TIMEOUT_MS): Promise<FromWorker> {
     return new Promise((resolve) => {
       const call = this.#nextCall++;
       if (this.#worker === undefined) return resolve({ call, error: 'the DNS worker does not run', text: '' });
-      const cancel = this.#options.clock.schedule(CALL_TIMEOUT_MS, () => {
+      const cancel = this.#options.clock.schedule(timeoutMs, () => {
         this.#calls.delete(call);
-        resolve({ call, error: `the DNS worker did not answer within ${CALL_TIMEOUT_MS} ms`, text: '' });
+        resolve({ call, error: `the DNS worker did not answer within ${timeoutMs} ms`, text: '' });
       });
       this.#calls.set(call, (reply) => {
         cancel();
@@ -164,3 +164,5 @@ export interface DnsProxyOptions {
 
 const WORKER = new URL('./dns-worker.js', import.meta.url);
 const CALL_TIMEOUT_MS = 5000;
+/** On a machine that starts everything at once a thread takes long to come up; one that fails says so at once. */
+const START_TIMEOUT_MS = 60_000;

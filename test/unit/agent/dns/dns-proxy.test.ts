@@ -3,6 +3,7 @@ import type { DnsPod } from '../../../../src/agent/dns/dns-messages.js';
 import { DnsProxy } from '../../../../src/agent/dns/dns-proxy.js';
 import type { DnsService } from '../../../../src/agent/dns/dns-table.js';
 import { systemClock } from '../../../../src/lib/clock.js';
+import { ManualClock } from '../../../../src/lib/manual-clock.js';
 import { addressReply, askTcp, askUdp, startNameserver } from '../../../support/dns-client.js';
 
 t.test('the worker answers on UDP and TCP, v4 and v6, and passes on what it does not know', async (t) => {
@@ -66,6 +67,24 @@ t.test('a pod whose sockets cannot be made is an error that names it', async (t)
   );
   const added = await proxy.addPod(pod({}));
   t.match(added, { ok: false, error: /p1 in .*no such namespace/ });
+});
+
+t.test('a worker that takes its time to come up is waited for', async (t) => {
+  const clock = new ManualClock();
+  const proxy = new DnsProxy({
+    clusterDomain: 'cluster.local',
+    network: '',
+    port: 0,
+    mark: 0,
+    sockets: new URL(SOCKETS),
+    source: { services: () => [] },
+    clock,
+    onFailure: (message) => t.fail(message),
+  });
+  t.teardown(() => proxy.close());
+  const started = proxy.start();
+  clock.advance(30_000);
+  await started;
 });
 
 t.test('a worker that dies is replaced, with its services and pods', async (t) => {
