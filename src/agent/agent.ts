@@ -23,8 +23,9 @@ import type { NetnsTools, NetnsWatch } from './dataplane/netns.js';
 import type { DnsProxy, DnsSource } from './dns/dns-proxy.js';
 import { dnsChanges, dnsServices } from './dns-feed.js';
 import { Enrolment } from './enroll/enrolment.js';
+import { untunnelled } from './enroll/farewell.js';
 import type { PodSource } from './enroll/pod-source.js';
-import { certificateStep, dataplaneStep, dnsStep, guardStep, redirectSteps, storeStep } from './enroll/steps.js';
+import { certificateStep, dataplaneStep, dnsStep, guardSteps, redirectSteps, storeStep } from './enroll/steps.js';
 import { MeshAddresses } from './mesh-addresses.js';
 import type { Names } from './names/names.js';
 import { nodeNames } from './names/node-names.js';
@@ -309,15 +310,19 @@ export class Agent {
     const listeners = dataplaneStep(config.trustDomain, dataplane);
     const dns = this.#dns === undefined ? [] : [dnsStep(this.#dns)];
     const certificate = certificateStep(config.trustDomain, this.#certificates);
-    const guarded = guard === undefined ? [] : [guardStep(guard)];
+    const guarded = guard === undefined ? undefined : guardSteps(guard);
     const drifts = this.#registry.counter(
       'meltemi_redirection_drift_total',
       'Times the rules of a captured pod were found changed.',
     );
     return new Enrolment({
       source: pods,
-      steps: [store, certificate, translation, listeners, ...dns, ...guarded, redirection],
+      steps: [
+        ...[store, certificate, translation, listeners, ...dns],
+        ...(guarded === undefined ? [redirection] : [guarded.guard, redirection, guarded.hold]),
+      ],
       watch: this.#netnsWatch,
+      untunnelled: (uid) => untunnelled(this.#store, uid, clock),
       drifted: () => drifts.inc(),
       audited: async () => {
         if (this.#enrolment.settled) guard?.podsComplete();
@@ -381,7 +386,8 @@ export class Agent {
     const { guard } = this.parts;
     if (guard !== undefined) {
       const { added, removed } = this.#meshAddresses.changed(change);
-      guard.meshChanged(added, removed, this.#store.synced);
+      const isUrgent = removed.some((ip) => this.#store.workloadsAt(this.parts.config.network, ip).length > 0);
+      guard.meshChanged(added, removed, this.#store.synced, isUrgent);
     }
     this.#dns?.update(dnsChanges(change, this.#store));
   }

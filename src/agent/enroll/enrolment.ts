@@ -37,6 +37,8 @@ export interface EnrolmentParts {
   readonly netnsId: (path: string) => string;
   /** Hears at once when somebody meddles with an enrolled pod's namespace; keys are uids. Without it the audit must do. */
   readonly watch?: { add(uid: string, netns: string): unknown; remove(uid: string): void };
+  /** Resolves when a pod that was told to leave the mesh is dialled without tunnels. */
+  readonly untunnelled?: (uid: string) => Promise<void>;
   /** A pod was found to have drifted. */
   readonly drifted?: () => void;
   /** All pods have been looked at, again. */

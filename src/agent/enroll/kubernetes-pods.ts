@@ -105,6 +105,12 @@ export class KubernetesPods implements PodSource {
     this.#writer.want({ uid: pod.uid, namespace: pod.namespace, name: pod.name }, value);
   }
 
+  /** Not nothing yet: a successor has to know that there is something to take away. */
+  leaving(pod: PodRecord): void {
+    if (!this.#pods.has(pod.uid)) return;
+    this.#writer.want({ uid: pod.uid, namespace: pod.namespace, name: pod.name }, 'pending', 0);
+  }
+
   wasRedirected(pod: PodRecord): boolean {
     return (this.#pods.get(pod.uid)?.redirection ?? '') !== '';
   }

@@ -176,9 +176,9 @@ export class PodTask {
   }
 
   #whyUnenrol(wanted: PodRecord | undefined): string {
-    if (this.#aim === undefined) return 'pod deleted';
+    if (this.#aim === undefined) return DELETED;
     if (wanted !== undefined) return 'pod replaced';
-    return isAnothers(this.#aim) ? HANDED_ON : 'pod left the mesh';
+    return isAnothers(this.#aim) ? HANDED_ON : LEFT;
   }
 
   async #enrol(record: PodRecord): Promise<string | undefined> {
@@ -199,8 +199,12 @@ export class PodTask {
   }
 
   async #unenrol(record: PodRecord, why: string): Promise<string | undefined> {
-    const { steps, source, log, watch } = this.parts;
+    const { steps, source, log, watch, untunnelled } = this.parts;
     const pod = { uid: this.uid, record };
+    if (why === LEFT && this.#complete && source.leaving !== undefined) {
+      source.leaving(record);
+      await untunnelled?.(this.uid);
+    }
     this.#complete = false;
     watch?.remove(this.uid);
     for (const step of steps.toReversed()) {
@@ -263,6 +267,9 @@ function sameRecord(a: PodRecord | undefined, b: PodRecord): boolean {
   return a === b || JSON.stringify(a) === JSON.stringify(b);
 }
 
+/** Why a pod that is gone is un-enrolled. */
+export const DELETED = 'pod deleted';
+const LEFT = 'pod left the mesh';
 const HANDED_ON = 'pod moved to another revision';
 const RETRY_BASE_MS = 100;
 const RETRY_MAX_MS = 5000;

@@ -26,13 +26,17 @@ export class RedirectionWriter {
     readonly log: Logger,
   ) {}
 
-  /** What should be there; undefined for nothing. */
-  want(pod: AnnotatedPod, value: 'enabled' | 'pending' | undefined): void {
+  /** What should be there; undefined for nothing. `delayMs`: and still is, by then. */
+  want(
+    pod: AnnotatedPod,
+    value: 'enabled' | 'pending' | undefined,
+    delayMs = value === 'pending' ? PENDING_MS : 0,
+  ): void {
     const wish = this.#wish(pod);
     wish.wanted = value;
     wish.hasWish = true;
     wish.backOff.reset();
-    this.#schedule(wish, value === 'pending' ? PENDING_MS : 0);
+    this.#schedule(wish, delayMs);
   }
 
   /** What the API server has; empty for nothing. */

@@ -6,6 +6,7 @@ import type { Redirector } from '../redirect/redirector.js';
 import { canonicalNames } from '../store/facts.js';
 import type { LocalPod } from '../store/snapshot.js';
 import type { EnrolledPod, EnrolmentStep } from './enrolment.js';
+import { DELETED } from './pod-task.js';
 
 /** The pod becomes known to decisions. */
 export function storeStep(
@@ -125,27 +126,42 @@ export function redirectSteps(
   };
 }
 
-/** The node's own rules know it: its health probes reach it, and what leaves it untunnelled is held. */
-export function guardStep(guard: PodGuard): EnrolmentStep {
+/**
+ * The node's own rules know it. Two steps: `guard` comes before its connections are steered, so that its health probes
+ * never miss it; `hold` after that, and goes before: what it says to the mesh untunnelled is refused only while it has
+ * another way. A pod that does not run yet says nothing, and is held at once.
+ */
+export function guardSteps(guard: PodGuard): { readonly guard: EnrolmentStep; readonly hold: EnrolmentStep } {
+  const guarded = ({ record }: EnrolledPod) => ({ ips: record.ips, nameservers: record.nameservers });
+  const errorOf = (result: Result<void>) => (result.ok ? undefined : result.error);
   return {
-    name: 'guard',
-    ofNode: true,
-    async enrol({ uid, record }) {
-      const result = await guard.put(uid, { ips: record.ips, nameservers: record.nameservers });
-      return result.ok ? undefined : result.error;
+    guard: {
+      name: 'guard',
+      ofNode: true,
+      async enrol(pod) {
+        const passing = pod.record.phase === 'Running' && !guard.holds(pod.uid);
+        return errorOf(await guard.put(pod.uid, { ...guarded(pod), passing }));
+      },
+      unenrol: async ({ uid }) => errorOf(await guard.remove(uid)),
     },
-    async unenrol({ uid }) {
-      const result = await guard.remove(uid);
-      return result.ok ? undefined : result.error;
+    hold: {
+      name: 'hold',
+      ofNode: true,
+      enrol: async (pod) => (guard.holds(pod.uid) ? undefined : errorOf(await guard.put(pod.uid, guarded(pod)))),
+      async unenrol(pod, why) {
+        if (why === DELETED || !guard.holds(pod.uid)) return undefined;
+        return errorOf(await guard.put(pod.uid, { ...guarded(pod), passing: true }));
+      },
     },
   };
 }
 
 /** The part of the node's rules that enrolment needs. */
 export interface PodGuard {
+  holds(uid: string): boolean;
   put(
     uid: string,
-    pod: { readonly ips: readonly string[]; readonly nameservers: readonly string[] },
+    pod: { readonly ips: readonly string[]; readonly nameservers: readonly string[]; readonly passing?: boolean },
   ): Promise<Result<void>>;
   remove(uid: string): Promise<Result<void>>;
 }

@@ -19,6 +19,8 @@ export interface NodeGuardOptions {
 export interface GuardedPod {
   readonly ips: readonly string[];
   readonly nameservers: readonly string[];
+  /** It enters the mesh or leaves it: what it says to the mesh in plaintext meanwhile is not refused. */
+  readonly passing?: boolean;
 }
 
 /**
@@ -59,6 +61,12 @@ export class NodeGuard {
     return this.#drifts;
   }
 
+  /** Whether plaintext of a pod to the mesh is refused. */
+  holds(uid: string): boolean {
+    const pod = this.#pods.get(uid);
+    return pod !== undefined && pod.passing !== true;
+  }
+
   /** Guards a pod. Error: one sentence. */
   async put(uid: string, pod: GuardedPod): Promise<Result<void>> {
     this.#pods.set(uid, pod);
@@ -77,8 +85,11 @@ export class NodeGuard {
     this.#writeLater();
   }
 
-  /** Addresses that take tunnels came and went. `complete`: the mesh is known in full. */
-  meshChanged(added: Iterable<string>, removed: Iterable<string>, complete: boolean): void {
+  /**
+   * Addresses that take tunnels came and went. `complete`: the mesh is known in full. `urgent`: one that went is still
+   * somebody's, who is spoken to in plaintext from now on.
+   */
+  meshChanged(added: Iterable<string>, removed: Iterable<string>, complete: boolean, urgent = false): void {
     let different = complete !== this.#complete.mesh;
     this.#complete.mesh = complete;
     for (const ip of removed) different = this.#mesh.delete(ip) || different;
@@ -86,7 +97,7 @@ export class NodeGuard {
       different ||= !this.#mesh.has(ip);
       this.#mesh.add(ip);
     }
-    if (different) this.#writeLater();
+    if (different) this.#writeLater(urgent ? 0 : SETTLE_MS);
   }
 
   /** Reads the counters and mends the rules when somebody else has changed them. */
@@ -124,9 +135,10 @@ export class NodeGuard {
     this.#cancel?.();
   }
 
-  #writeLater(): void {
-    if (this.#cancel !== undefined || this.#closed) return;
-    this.#cancel = this.options.clock.schedule(SETTLE_MS, async () => {
+  #writeLater(delayMs = SETTLE_MS): void {
+    if (this.#closed || (this.#cancel !== undefined && delayMs > 0)) return;
+    this.#cancel?.();
+    this.#cancel = this.options.clock.schedule(delayMs, async () => {
       this.#cancel = undefined;
       const written = await this.#write();
       if (!written.ok) {
@@ -210,8 +222,9 @@ export class NodeGuard {
   #facts(): Facts {
     const captured = new Set([...this.#pods.values()].flatMap(({ ips }) => ips));
     const nameservers = new Set([...this.#pods.values()].flatMap((pod) => pod.nameservers));
-    const local = new Set([...captured].filter((ip) => this.#mesh.has(ip)));
-    return { captured, nameservers, local, mesh: new Set(this.#mesh) };
+    const held = new Set([...this.#pods.values()].flatMap(({ ips, passing }) => (passing === true ? [] : ips)));
+    const local = new Set([...held].filter((ip) => this.#mesh.has(ip)));
+    return { captured, held, nameservers, local, mesh: new Set(this.#mesh) };
   }
 
   async #list(): Promise<string> {
@@ -271,7 +284,7 @@ function tableOf(revision: string): string {
 type Facts = { readonly [Name in keyof NodeFacts]: ReadonlySet<string> };
 
 const TABLE = 'meltemi-node';
-const INET_SETS: readonly NodeSet[] = ['captured', 'mesh', 'nameservers'];
+const INET_SETS: readonly NodeSet[] = ['captured', 'held', 'mesh', 'nameservers'];
 const SETS: readonly NodeSet[] = [...INET_SETS, 'local'];
 /** Changes of the mesh come in bursts. */
 const SETTLE_MS = 100;

@@ -5,9 +5,11 @@ import { PROBE_SOURCE_IPV4, PROBE_SOURCE_IPV6 } from './ruleset.js';
 export interface NodeFacts {
   /** Captured pods of this node. */
   readonly captured: Iterable<string>;
+  /** Those of them that neither enter nor leave the mesh just now. */
+  readonly held: Iterable<string>;
   /** Whatever of the mesh takes tunnels: workloads, and services that have such endpoints. */
   readonly mesh: Iterable<string>;
-  /** Captured pods of this node of which the mesh knows that they take tunnels. */
+  /** Held pods of this node of which the mesh knows that they take tunnels. */
   readonly local: Iterable<string>;
   /** Whom the agent asks for names, in plaintext. */
   readonly nameservers: Iterable<string>;
@@ -53,7 +55,7 @@ export function nodeRuleset(table: string, hbonePort: number, facts: Partial<Nod
     ),
     ...FAMILIES.map((family) =>
       rule(
-        `inet ${table} guard ${family.word} saddr @captured-${family.word} ${family.word} daddr @mesh-${family.word} meta l4proto tcp counter name held reject with tcp reset`,
+        `inet ${table} guard ${family.word} saddr @held-${family.word} ${family.word} daddr @mesh-${family.word} meta l4proto tcp counter name held reject with tcp reset`,
         'from a captured pod to the mesh there is nothing but tunnels',
       ),
     ),
@@ -153,6 +155,6 @@ const FAMILIES: readonly Family[] = [
   { word: 'ip', type: 'ipv4_addr', probeSource: PROBE_SOURCE_IPV4 },
   { word: 'ip6', type: 'ipv6_addr', probeSource: PROBE_SOURCE_IPV6 },
 ];
-const INET_SETS = ['captured', 'mesh', 'nameservers'] as const;
+const INET_SETS = ['captured', 'held', 'mesh', 'nameservers'] as const;
 const INET_COUNTERS = ['held', 'spoofed'];
 const BRIDGE_COUNTERS = ['held', 'spoofed'];

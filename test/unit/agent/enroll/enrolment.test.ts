@@ -55,6 +55,7 @@ async function setUp(leftovers: readonly string[] = [], begin: 'start' | 'prepar
       if (redirection === undefined) reports.delete(record.name);
       else reports.set(record.name, redirection);
     },
+    leaving: (record) => did.push(`leaving ${record.name}`),
     wasRedirected: (record) => leftovers.includes(record.name),
     released: (record) => released.push(record.name),
     close: () => undefined,
@@ -67,6 +68,9 @@ async function setUp(leftovers: readonly string[] = [], begin: 'start' | 'prepar
     ],
     cluster: 'Kubernetes',
     netnsId: (path) => netnsIds.get(path) ?? (path === '' ? '' : `id of ${path}`),
+    untunnelled: async (uid) => {
+      did.push(`untunnelled ${uid}`);
+    },
     clock,
     log: logger('enroll'),
     random: () => 0,
@@ -108,6 +112,8 @@ t.test('a captured pod goes through the steps in order, and back in reverse orde
   t.equal(reports.get('a'), 'enabled');
   t.match(enrolment.states(), [{ uid: 'Kubernetes//Pod/shop/a', state: 'enabled', because: 'namespace-label' }]);
   t.strictSame(await show(pod('a', { namespaceLabels: {} })), [
+    'leaving a',
+    'untunnelled Kubernetes//Pod/shop/a',
     'two- a: pod left the mesh',
     'one- a: pod left the mesh',
   ]);

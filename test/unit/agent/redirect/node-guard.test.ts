@@ -65,6 +65,39 @@ test('before all is known, sets only grow; then they are exact, and after that o
   t.same(await written(), [], 'nothing new, nothing written');
 });
 
+test('a pod that enters or leaves the mesh is known to probes, and not held', async (t) => {
+  const { guard, written } = rig();
+  guard.podsComplete();
+  guard.meshChanged(POD.ips, [], true);
+  await guard.put('a', { ...POD, passing: true });
+  const [rules, bridge] = await written();
+  t.match(rules, 'add element inet meltemi-node captured-ip { 10.0.1.2 }');
+  t.notMatch(rules, 'add element inet meltemi-node held-ip');
+  t.notMatch(bridge, 'add element');
+  t.notOk(guard.holds('a'));
+  await guard.put('a', POD);
+  t.match(await written(), [
+    /^add element inet meltemi-node held-ip .*\nadd element bridge meltemi-node local-ip .*\n$/,
+  ]);
+  t.ok(guard.holds('a'));
+  await guard.put('a', { ...POD, passing: true });
+  t.match(await written(), [/delete element inet meltemi-node held-ip/]);
+  await guard.remove('a');
+  t.notOk(guard.holds('a'));
+});
+
+test('an address that somebody still has is taken out at once, others with the next burst', async (t) => {
+  const { guard, clock } = rig();
+  guard.podsComplete();
+  guard.meshChanged(['10.0.1.1', '10.0.1.2'], [], true);
+  guard.meshChanged([], ['10.0.1.1'], true);
+  clock.advance(0);
+  t.equal(clock.pending, 1, 'it waits with what came before');
+  guard.meshChanged([], ['10.0.1.2'], true, true);
+  clock.advance(0);
+  t.equal(clock.pending, 0, 'it does not wait');
+});
+
 test('pods that come together are written together', async (t) => {
   const { guard, written } = rig();
   await Promise.all(['a', 'b', 'c'].map((uid, i) => guard.put(uid, { ips: [`10.0.1.${i}`], nameservers: [] })));

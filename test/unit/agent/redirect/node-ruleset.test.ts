@@ -5,7 +5,8 @@ import { bridgeRuleset, elementChanges, nodeRuleset } from '../../../../src/agen
 
 const GOLDENS = resolve('test/golden/node-rules');
 const facts = {
-  captured: ['10.0.1.2', 'fd00:1::2'],
+  captured: ['10.0.1.2', '10.0.1.3', 'fd00:1::2'],
+  held: ['10.0.1.2', 'fd00:1::2'],
   mesh: ['10.0.1.2', '10.0.2.2', '10.96.0.5', 'fd00:1::2'],
   nameservers: ['10.96.0.10'],
   local: ['10.0.1.2', 'fd00:1::2'],
