@@ -1,5 +1,6 @@
 import t from 'tap';
-import { AMBIENT, accessRecords, agentMetric, captured, OUT, podOn } from './harness/in-mesh.js';
+import { AMBIENT, accessRecords, agentMetric, captured, OUT, peerAuthentication, podOn } from './harness/in-mesh.js';
+import { appService } from './harness/manifests.js';
 import { meshCluster } from './harness/mesh.js';
 import { until } from './harness/shell.js';
 import { applyAndWait, clientIn, namespaceFor, type Sums } from './harness/tap-cluster.js';
@@ -19,6 +20,14 @@ await applyAndWait(
   podOn(first, { namespace, name: 'barn-1', labels: { ...OUT, group: 'farm' } }),
   podOn(second, { namespace, name: 'barn-2', labels: { ...OUT, group: 'farm' } }),
   entry('by-name', { hosts: ['eggs.names.example'], resolution: 'DNS', endpoints: [{ address: FARM }] }),
+  podOn(second, { namespace, name: 'home', labels: { at: 'home' } }),
+  appService({ namespace, name: 'home' }),
+  entry('alias', {
+    hosts: ['home.names.example'],
+    ports: [{ name: 'http', number: 80, protocol: 'HTTP' }],
+    resolution: 'DNS',
+    endpoints: [{ address: `home.${namespace}.svc.cluster.local` }],
+  }),
   entry('of-none', { hosts: ['gone.names.example'], resolution: 'DNS' }),
   entry('selected', {
     hosts: ['milk.names.example'],
@@ -32,12 +41,22 @@ await applyAndWait(
     spec: { address: FARM, labels: { tier: 'machines' } },
   },
 );
-await captured(cluster, namespace, 'client');
+await captured(cluster, namespace, 'client', 'home');
 
 t.test('what the cluster’s DNS says of a name are the endpoints of an entry', async (t) => {
   await answer('eggs.names.example', ['barn-1', 'barn-2']);
   await answer('milk.names.example', ['barn-1', 'barn-2']);
   t.ok((await agentMetric(cluster, 'istio_on_demand_dns_total{result="addresses"}')) > 0);
+});
+
+t.test('a name that leads to a Service of the mesh leads through its tunnels', async (t) => {
+  await applyAndWait(cluster, peerAuthentication(namespace, 'STRICT'));
+  await answer('home.names.example', ['home']);
+  const inbound = await until('it is logged', async () => {
+    return (await accessRecords(cluster, namespace)).find((each) => each.direction === 'inbound');
+  });
+  t.match(inbound['src.identity'], `spiffe://cluster.local/ns/${namespace}/sa/default`);
+  await cluster.kubectl(['delete', 'peerauthentication', '-n', namespace, '--all']);
 });
 
 t.test('a name that nobody has is refused, and the record says so', async (t) => {

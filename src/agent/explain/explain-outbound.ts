@@ -186,10 +186,10 @@ function explainCandidates(candidates: readonly Candidate[]): EndpointExplanatio
         const { uid, name = '', excluded } = candidate;
         return { ...plainEndpoint(uid, '', 0), name, eligible: false, excluded };
       }
-      const { uid, name = '', endpoint } = candidate;
+      const { name = '', endpoint } = candidate;
       const tunnelled = endpoint.tunnelIp !== '';
       return {
-        uid,
+        uid: endpoint.id,
         name,
         ip: endpoint.ip,
         port: endpoint.port,

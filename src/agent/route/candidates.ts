@@ -9,7 +9,7 @@ import {
 } from '../../gen/istio/workload/workload_pb.js';
 import { isIpv6 } from '../../lib/ip.js';
 import type { Endpoint } from '../dataplane/dataplane.js';
-import { addressesOf, hostOf, identityOf } from '../store/facts.js';
+import { addressesOf, hostOf, identityOf, vipsOf } from '../store/facts.js';
 import type { EndpointSource } from '../store/snapshot.js';
 import { destinationLabels, destinationLog } from './access-record.js';
 import type { GroupSpec } from './group-spec.js';
@@ -17,11 +17,13 @@ import type { Self } from './observed.js';
 
 /**
  * A workload considered for a group: an endpoint, or why it is none. One with a host name instead of addresses is as many
- * endpoints as the name has addresses; `name` is set for such.
+ * endpoints as the name has addresses; `name` is set for such. Where the address is one of the mesh, `isInside`, it is
+ * the mesh's endpoints there, which are reached as they are always: through their tunnels.
  */
-export type Candidate =
-  | { readonly uid: string; readonly name?: string; readonly endpoint: Endpoint }
-  | { readonly uid: string; readonly name?: string; readonly excluded: string };
+export type Candidate = { readonly uid: string; readonly name?: string; readonly isInside?: boolean } & (
+  | { readonly endpoint: Endpoint }
+  | { readonly excluded: string }
+);
 
 /** All candidates of a group, those left out included. Pure. */
 export function candidatesOf(spec: GroupSpec, source: EndpointSource, self: Self): Candidate[] {
@@ -47,8 +49,10 @@ function workloadCandidate(spec: Extract<GroupSpec, { kind: 'workload' }>, workl
   return { uid: workload.uid, endpoint: { ...endpoint, weight: 1, rank: 0, healthy: true } };
 }
 
+type ServiceSpec = Extract<GroupSpec, { kind: 'service' }>;
+
 function serviceCandidates(
-  spec: Extract<GroupSpec, { kind: 'service' }>,
+  spec: ServiceSpec,
   service: Service,
   workload: Workload,
   source: EndpointSource,
@@ -75,7 +79,39 @@ function serviceCandidates(
   const known = source.name(name);
   if (known === undefined) return [{ uid, name, excluded: 'name-not-looked-up' }];
   if (known.problem !== '') return [{ uid, name, excluded: `name-unresolved (${known.problem})` }];
-  return addressesFor(spec.family, known.ips).map((each) => ({ uid, name, endpoint: at(each) }));
+  return addressesFor(spec.family, known.ips).flatMap((each) => {
+    const inside = workload.tunnelProtocol === TunnelProtocol.HBONE ? [] : insideAt(each, port, spec, source, self);
+    if (inside.length === 0) return [{ uid, name, endpoint: at(each) }];
+    return inside.map((candidate): Candidate => {
+      if (!('endpoint' in candidate)) return { uid, name, isInside: true, excluded: candidate.excluded };
+      return { uid, name, isInside: true, endpoint: { ...candidate.endpoint, rank } };
+    });
+  });
+}
+
+/** What the mesh has at an address: a workload with a tunnel, or the endpoints of a service. None: it has nothing. */
+function insideAt(ip: string, port: number, spec: ServiceSpec, source: EndpointSource, self: Self): Candidate[] {
+  const { family, authority } = spec;
+  const [key] = source.servicesAt(self.network, ip).filter((each) => hasAddress(source.service(each), ip));
+  if (key !== undefined) {
+    const nested: ServiceSpec = { kind: 'service', service: key, port, family, authority };
+    const candidates = source.endpointsOf(key).flatMap((uid) => {
+      // A name behind a name is for DNS to follow.
+      const isName = addressesOf(source.fullWorkload(uid) ?? { addresses: [] }).length === 0;
+      return isName ? [] : candidatesFrom(nested, uid, source, self);
+    });
+    return candidates.length > 0 ? candidates : [{ uid: key, excluded: 'service-without-endpoints' }];
+  }
+  const owners = source.workloadsAt(self.network, ip).map((uid) => source.fullWorkload(uid));
+  const owner = owners.find((each) => each?.tunnelProtocol === TunnelProtocol.HBONE);
+  return owner === undefined
+    ? []
+    : [workloadCandidate({ kind: 'workload', uid: owner.uid, ip, port, authority }, owner)];
+}
+
+/** As an address of its own, not as one of a block. */
+function hasAddress(service: Service | undefined, ip: string): boolean {
+  return service !== undefined && vipsOf(service).some(({ prefix }) => prefix.ip === ip);
 }
 
 /** Those of the family that the client asked in; where there are none, the others. */

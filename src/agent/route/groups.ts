@@ -1,5 +1,6 @@
 import { BoundedMap } from '../../lib/bounded-map.js';
 import type { Endpoint, EndpointGroup, Read } from '../dataplane/dataplane.js';
+import { addressesOf, vipsOf } from '../store/facts.js';
 import type { EndpointSource } from '../store/snapshot.js';
 import type { Change } from '../store/store.js';
 import { TABLE } from '../store/tables.js';
@@ -54,7 +55,8 @@ export class Groups {
   /** Looks again at what a change may have touched. */
   apply(change: Change): void {
     if (change.workloads.size + change.services.size === 0) return;
-    for (const group of this.#groups.values()) this.#review(group, change);
+    const touched = new TouchedAddresses(change, this.source);
+    for (const group of this.#groups.values()) this.#review(group, change, touched);
   }
 
   /** What is to be told since the last call. */
@@ -89,14 +91,16 @@ export class Groups {
     }
     group.usable = isUsable(group);
     group.hosts = hostsOf(group);
+    group.ips = this.#ipsOf(group);
     this.#groups.set(id, group);
     if (!group.usable) this.#dirty.delete(group);
     return group;
   }
 
-  #review(group: Group, change: Change): void {
+  #review(group: Group, change: Change, touched: TouchedAddresses): void {
     const { spec } = group;
-    if (spec.kind === 'service' && change.services.has(spec.service)) {
+    const isInside = group.isInside || touched.some(group.ips);
+    if (spec.kind === 'service' && (isInside || change.services.has(spec.service))) {
       const fresh = byUid(candidatesOf(spec, this.source, this.self));
       for (const uid of new Set([...group.endpoints.keys(), ...group.names.keys()])) {
         if (!fresh.has(uid)) this.#edit(group, uid, []);
@@ -108,6 +112,7 @@ export class Groups {
         this.#edit(group, uid, isMember ? candidatesFrom(spec, uid, this.source, this.self) : []);
       }
     }
+    group.ips = this.#ipsOf(group);
     const [usable, hosts] = [isUsable(group), hostsOf(group)];
     if (usable === group.usable && hosts.join() === group.hosts.join()) return;
     group.usable = usable;
@@ -125,11 +130,18 @@ export class Groups {
     }
   }
 
+  #ipsOf({ names }: Group): readonly string[] {
+    if (names.size === 0) return NONE;
+    return [...names.values()].flatMap((host) => this.source.name(host)?.ips ?? []);
+  }
+
   /** `candidates` are all of one workload. */
   #edit(group: Group, uid: string, candidates: readonly Candidate[]): void {
     const name = candidates.find((each) => each.name !== undefined)?.name;
     if (name === undefined) group.names.delete(uid);
     else group.names.set(uid, name);
+    if (candidates.some(({ isInside }) => isInside === true)) group.inside.add(uid);
+    else group.inside.delete(uid);
     const before = group.endpoints.get(uid) ?? [];
     const after = candidates.flatMap((each) => ('endpoint' in each ? [each.endpoint] : []));
     if (JSON.stringify(before) === JSON.stringify(after)) return;
@@ -152,7 +164,11 @@ class Group {
   readonly endpoints = new Map<string, readonly Endpoint[]>();
   /** The name of each workload that has one instead of addresses, by uid. */
   readonly names = new Map<string, string>();
-  hosts: readonly string[] = [];
+  /** Those of them whose names lead into the mesh: any change there may concern them. */
+  readonly inside = new Set<string>();
+  hosts: readonly string[] = NONE;
+  /** Of all names. */
+  ips: readonly string[] = NONE;
   usable = false;
   pushed = false;
 
@@ -160,6 +176,35 @@ class Group {
     readonly id: string,
     readonly spec: GroupSpec,
   ) {}
+
+  get isInside(): boolean {
+    return this.inside.size > 0;
+  }
+}
+
+/** The addresses at which a change has put something; found out when somebody asks. */
+class TouchedAddresses {
+  #addresses: ReadonlySet<string> | undefined;
+
+  constructor(
+    readonly change: Change,
+    readonly source: EndpointSource,
+  ) {}
+
+  some(ips: readonly string[]): boolean {
+    if (ips.length === 0) return false;
+    this.#addresses ??= this.#find();
+    return ips.some((ip) => this.#addresses?.has(ip));
+  }
+
+  #find(): ReadonlySet<string> {
+    const workloads = [...this.change.workloads].map((uid) => this.source.fullWorkload(uid));
+    const services = [...this.change.services].map((key) => this.source.service(key));
+    return new Set([
+      ...workloads.flatMap((workload) => (workload === undefined ? [] : addressesOf(workload))),
+      ...services.flatMap((service) => (service === undefined ? [] : vipsOf(service).map(({ prefix }) => prefix.ip))),
+    ]);
+  }
 }
 
 function isUsable(group: Group): boolean {
@@ -172,7 +217,7 @@ function endpointsOf(group: Group): Endpoint[] {
 }
 
 function hostsOf({ names }: Group): readonly string[] {
-  return names.size === 0 ? NO_HOSTS : [...new Set(names.values())].sort();
+  return names.size === 0 ? NONE : [...new Set(names.values())].sort();
 }
 
 function byUid(candidates: readonly Candidate[]): Map<string, Candidate[]> {
@@ -185,4 +230,4 @@ function byUid(candidates: readonly Candidate[]): Map<string, Candidate[]> {
   return groups;
 }
 
-const NO_HOSTS: readonly string[] = [];
+const NONE: readonly string[] = [];

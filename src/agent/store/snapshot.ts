@@ -43,6 +43,8 @@ export interface EndpointSource {
   isEndpoint(service: string, uid: string): boolean;
   /** Uids of all workloads that name the service, in order. */
   endpointsOf(service: string): readonly string[];
+  workloadsAt(network: string, ip: string): readonly string[];
+  servicesAt(network: string, ip: string): readonly string[];
   name(host: string): KnownName | undefined;
 }
 

@@ -2,7 +2,12 @@ import fc from 'fast-check';
 import type { Direction } from '../../../src/agent/dataplane/dataplane.js';
 import type { KnownName } from '../../../src/agent/store/snapshot.js';
 import { Action, Scope } from '../../../src/gen/istio/security/authorization_pb.js';
-import { LoadBalancing_Mode, Service_Visibility, WorkloadStatus } from '../../../src/gen/istio/workload/workload_pb.js';
+import {
+  LoadBalancing_Mode,
+  Service_Visibility,
+  TunnelProtocol,
+  WorkloadStatus,
+} from '../../../src/gen/istio/workload/workload_pb.js';
 import { bytesOf, localPod, offer, policy, service, uidOf, workload } from './mesh-fixture.js';
 
 /** Random pieces of a mesh so small that they meet often. */
@@ -47,6 +52,7 @@ const workloads = fc
     namespace,
     ips: fc.uniqueArray(fc.constantFrom(...IPS), { maxLength: 2 }),
     hostname: fc.constantFrom('', ...HOSTS),
+    tunnelProtocol: fc.constantFrom(TunnelProtocol.HBONE, TunnelProtocol.HBONE, TunnelProtocol.NONE),
     keys: fc.uniqueArray(fc.constantFrom(...KEYS), { maxLength: 2 }),
     status: fc.constantFrom(WorkloadStatus.HEALTHY, WorkloadStatus.UNHEALTHY),
     authorizationPolicies: fc.uniqueArray(fc.constantFrom(...POLICY_KEYS), { maxLength: 2 }),
@@ -140,6 +146,9 @@ const known: fc.Arbitrary<KnownName | undefined> = fc.constantFrom(
   undefined,
   { ips: ['192.0.2.1'], problem: '', isStale: false },
   { ips: ['192.0.2.1', '2001:db8::1'], problem: '', isStale: true },
+  { ips: ['10.0.0.1', '192.0.2.1'], problem: '', isStale: false },
+  { ips: ['10.96.0.1'], problem: '', isStale: false },
+  { ips: ['10.96.0.77'], problem: '', isStale: false },
   { ips: [], problem: 'NXDOMAIN', isStale: false },
 );
 const uid = fc.tuple(name, namespace).map(([each, ns]) => uidOf(each, ns));
@@ -179,6 +188,7 @@ export const FOUNDATION: readonly Edit[] = [
       service('c', { vips: ['10.96.0.2'], ports: { 80: 8080, 443: 8443 } }),
       workload('c', {
         hostname: 'one.example.com',
+        tunnelProtocol: TunnelProtocol.NONE,
         services: { 'default/c.default.svc.cluster.local': { 80: 8080, 443: 8443 } },
       }),
       workload('a', { ips: ['10.0.0.1'], services: { 'default/a.default.svc.cluster.local': { 80: 8080 } } }),

@@ -88,6 +88,32 @@ t.test(
   },
 );
 
+t.test('a name that leads into the mesh leads through its tunnels', async (t) => {
+  const API = 'default/api.example.com';
+  const api = service('api', { hostname: 'api.example.com', vips: ['240.240.0.1'], ports: { 443: 80 } });
+  const entry = workload('api', { hostname: 'x.example.com', services: { [API]: { 443: 80 } }, tunnelProtocol: 0 });
+  const made = store([
+    api,
+    entry,
+    service('web', { vips: ['10.96.0.1', '10.97.0.0/16'], ports: { 80: 8080 } }),
+    web1(),
+  ]);
+  const at = (ip: string) => {
+    made.applyName('x.example.com', { ips: [ip], problem: '', isStale: false });
+    return candidatesOf({ ...GROUP, service: API, port: 443 }, made, SELF);
+  };
+  const identities = ['spiffe://cluster.local/ns/default/sa/web-1'];
+  const inside = { uid: uidOf('api'), name: 'x.example.com', isInside: true };
+  const endpoint = { id: uidOf('web-1'), tunnelIp: '10.0.0.2', identities };
+  t.match(at('10.0.0.2'), [{ ...inside, endpoint: { ...endpoint, port: 80 } }], 'a pod by its address');
+  t.match(at('10.96.0.1'), [{ ...inside, endpoint: { ...endpoint, port: 8080 } }], 'a service by its address');
+  t.match(at('10.97.1.1'), [{ endpoint: { id: uidOf('api'), ip: '10.97.1.1', tunnelIp: '' } }], 'one of a block');
+  t.match(at('192.0.2.1'), [{ endpoint: { id: uidOf('api'), ip: '192.0.2.1', tunnelIp: '' } }], 'outside');
+  made.applyAddresses({ changed: [], removed: [uidOf('web-1')] });
+  t.match(at('10.96.0.1'), [{ ...inside, excluded: 'service-without-endpoints' }]);
+  t.match(at('10.0.0.2'), [{ endpoint: { ip: '10.0.0.2', tunnelIp: '' } }]);
+});
+
 t.test('health counts unless the service publishes all', async (t) => {
   const sick = web1({ status: WorkloadStatus.UNHEALTHY, capacity: 7 });
   t.match(candidates([sick]), [{ endpoint: { healthy: false, weight: 7 } }]);

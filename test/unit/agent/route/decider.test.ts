@@ -223,6 +223,31 @@ t.test('of several names the first that is known will do', async (t) => {
   t.equal(waiting.endpoint?.ip, '192.0.2.2');
 });
 
+t.test('where a name leads into the mesh, what comes and goes there is followed', async (t) => {
+  const { decider, store, dataplane, known, toApi } = await withNames('one.example.com');
+  toApi();
+  await settled();
+  known('one.example.com', ['10.96.0.1', '10.0.0.9']);
+  const ends = () =>
+    dataplane.groups.get(`service ${API}:443/v4`)?.endpoints.map(({ id, tunnelIp }) => `${id} ${tunnelIp}`);
+  const outside = `${uidOf('entry-one.example.com')} `;
+  t.strictSame(ends(), [outside], 'the service has no port 443');
+  const web = service('web', { vips: ['10.96.0.1'], ports: { 443: 8080 } });
+  const serving = (name: string, ip: string) => workload(name, { ips: [ip], services: { [WEB]: { 443: 8080 } } });
+  const change = (...changed: ReturnType<typeof workload>[]) =>
+    decider.changed(store.applyAddresses({ changed, removed: [] }));
+  change(web, serving('web-1', '10.0.0.2'));
+  t.strictSame(ends(), [`${uidOf('web-1')} 10.0.0.2`, outside]);
+  change(serving('web-2', '10.0.0.3'));
+  t.strictSame(ends(), [`${uidOf('web-1')} 10.0.0.2`, `${uidOf('web-2')} 10.0.0.3`, outside]);
+  known('one.example.com', ['10.0.0.9']);
+  t.strictSame(ends(), [outside]);
+  change(workload('newcomer', { ips: ['10.0.0.9'] }));
+  t.strictSame(ends(), [`${uidOf('newcomer')} 10.0.0.9`]);
+  decider.changed(store.applyAddresses({ changed: [], removed: [uidOf('newcomer')] }));
+  t.strictSame(ends(), [outside]);
+});
+
 t.test('64 connections of a pod wait for names at a time, more are refused and counted', async (t) => {
   const { decider, overLimit, store, dataplane } = await withNames();
   const services = Array.from({ length: 70 }, (_, i) => {
