@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use support::*;
 
@@ -279,6 +279,28 @@ fn a_change_closes_live_connections_that_would_now_be_denied() {
     let failed = "istio_tcp_connections_failed_total{reporter=\"destination\",response_flags=\"DENY\",connection_security_policy=\"mutual_tls\"} 1\n";
     assert!(metrics.contains(failed), "{metrics}");
     assert_eq!(mesh.server.log_lines(), 1);
+}
+
+#[test]
+fn a_live_connection_stays_with_its_endpoint_when_there_is_none_for_others() {
+    if !is_root() {
+        return;
+    }
+    let mesh = Mesh::new();
+    mesh.echo();
+    let mut stream = mesh.connect();
+    ping(&mut stream);
+    let asked = Arc::new(AtomicBool::new(false));
+    let was_asked = asked.clone();
+    *mesh.client.decide.lock().unwrap() = Box::new(move |offer| {
+        was_asked.fetch_or(offer.rejudge, Ordering::Relaxed);
+        Some(Verdict { version: 2, action: Action::Deny(503), ..deny(offer) })
+    });
+    let change = [meltemi_core::api::Read { table: "policies".into(), key: ReadKey::Exact("all".into()) }];
+    mesh.client.engine.invalidate(2, &change);
+    await_true("the live one is judged again", || asked.load(Ordering::Relaxed));
+    assert_refused(&mesh);
+    ping(&mut stream);
 }
 
 #[test]

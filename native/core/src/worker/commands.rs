@@ -84,6 +84,11 @@ impl Worker {
             return self.decided(slot, resolved.flow);
         }
         let denied = matches!(resolved.flow.verdict.action, Action::Deny(_));
+        let unreachable = matches!(resolved.flow.verdict.action, Action::Deny(503));
+        if unreachable && conn.phase == Phase::Open && conn.facts.direction == Direction::Outbound {
+            // It has its endpoint, which may be on its way out: that there is none for others does not concern it.
+            return;
+        }
         let why = format!("connection closed due to policy change: {}", resolved.flow.verdict.because);
         conn.flow = Some(resolved.flow);
         if denied {
