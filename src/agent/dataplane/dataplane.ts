@@ -162,7 +162,8 @@ export interface Read {
 /**
  * direct   plaintext to `targetIp:targetPort` (outbound), or deliver to it (inbound, both kinds)
  * tunnel   an endpoint of `group`; each endpoint says whether it is tunnelled or plaintext
- * deny     refused: RST (outbound, plaintext), CONNECT status `status` (inbound)
+ * deny     refused: RST (outbound, plaintext), CONNECT status `status` (inbound); live connections under it are closed,
+ *          but for established outbound ones when `status` is 503: they have their endpoint
  */
 export type Action = 'direct' | 'group' | 'deny';
 
@@ -173,7 +174,7 @@ export interface Verdict {
   targetIp: string;
   targetPort: number;
   group: string;
-  /** HTTP status of a refused CONNECT: 400, 401 or 503. */
+  /** HTTP status of a refused CONNECT: 400, 401, or 503 where there is no way. */
   status: number;
   /** Stable reason code, for example `policy-deny` or `service-endpoint`. */
   because: string;

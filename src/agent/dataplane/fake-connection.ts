@@ -41,6 +41,8 @@ export class FakeConnection implements Asker {
   }
 
   settled(verdict: Verdict): void {
+    const isUnreachable = verdict.action === 'deny' && verdict.status === 503;
+    if (isUnreachable && this.state === 'open' && this.facts.direction === 'outbound') return;
     this.verdict = verdict;
     if (this.state === 'open' && verdict.action === 'deny') this.close(verdict.because);
     else if (this.state === 'waiting') this.retry();

@@ -102,12 +102,30 @@ export function dataplaneSuite(t: Test, open: OpenHarness): void {
     for (const offer of desk.offers.slice(2)) {
       t.equal(offer.rejudge, true);
       const action = offer.dstIp === A ? 'deny' : 'direct';
-      desk.answer(direct(offer, harness.server, { ...verdict, version: 2, action }));
+      desk.answer(direct(offer, harness.server, { ...verdict, version: 2, action, status: 401 }));
     }
     await one.ended;
     t.match(harness.dataplane.connections(10), [{ pod: POD, dstIp: B, direction: 'outbound', because: 'test' }]);
     two.end();
     await two.ended;
+  });
+
+  t.test('a live connection out keeps its endpoint when there is none for new ones', async (t) => {
+    await using harness = await open();
+    const desk = new Desk(harness.dataplane);
+    await harness.addPod();
+    const verdict = { fields: OfferField.dstIp, reads: [exact('services', 'a')] };
+    const one = harness.connect(A, 8000);
+    desk.answer(direct(await desk.offer(1), harness.server, verdict));
+    t.equal(await one.decided, 'open');
+    harness.dataplane.invalidate(2, [exact('services', 'a')]);
+    const again = await desk.offer(2);
+    t.equal(again.rejudge, true);
+    desk.answer(direct(again, harness.server, { ...verdict, version: 2, action: 'deny', status: 503 }));
+    t.equal(await harness.connect(A, 8000).decided, 'refused', 'a new one is');
+    t.match(harness.dataplane.connections(10), [{ dstIp: A, because: 'test' }]);
+    one.end();
+    await one.ended;
   });
 
   t.test("a pod's pending offers have a quota; what exceeds it waits in the backlog", async (t) => {
