@@ -165,6 +165,7 @@ export class Agent {
     this.#pages = new Pages(() => this.#pagesByAddress(quit));
     this.#readiness.condition('pods-snapshot', () => this.#enrolment.settled);
     this.#readiness.condition('certificates', () => this.#certificates.missing().length === 0);
+    this.#readiness.problem('node-rules', () => parts.guard?.problem ?? '');
     this.#readiness.problem('cni-plugin', () => this.#cni?.problem ?? '');
     this.#declareMetrics();
   }

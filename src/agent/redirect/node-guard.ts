@@ -44,6 +44,7 @@ export class NodeGuard {
   #cancel: (() => void) | undefined;
   #counts = { held: 0, spoofed: 0 };
   #drifts = 0;
+  #problem = '';
   #closed = false;
 
   constructor(readonly options: NodeGuardOptions) {
@@ -59,6 +60,11 @@ export class NodeGuard {
   /** Times the rules were found changed by somebody else. */
   get drifts(): number {
     return this.#drifts;
+  }
+
+  /** Why the rules are not what they should be; empty when they are. */
+  get problem(): string {
+    return this.#problem;
   }
 
   /** Whether plaintext of a pod to the mesh is refused. */
@@ -108,7 +114,7 @@ export class NodeGuard {
       if (drifted) {
         this.#drifts++;
         this.options.log.warn({ table: this.#table }, 'the rules of the node have drifted; they are set again');
-        const set = await this.#replace();
+        const set = this.#noted(await this.#replace());
         if (!set.ok) this.options.log.error({ error: set.error }, 'the rules of the node cannot be set again');
       }
       this.#counts = await this.#readCounters();
@@ -143,7 +149,7 @@ export class NodeGuard {
       const written = await this.#write();
       if (!written.ok) {
         this.options.log.error({ error: written.error }, 'the rules of the node cannot be set; trying again');
-        this.#writeLater();
+        this.#writeLater(RETRY_MS);
       }
     });
   }
@@ -154,13 +160,18 @@ export class NodeGuard {
       const known = this.#known;
       // A set that is now known in full is to be filled anew.
       if (known === undefined || SETS.some((set) => this.#isExact(set) && known[set] === undefined)) {
-        return await this.#replace();
+        return this.#noted(await this.#replace());
       }
       const changed = await this.#changeElements(known);
       // A table that is gone, or another's: begin anew.
-      return changed.ok ? changed : await this.#replace();
+      return this.#noted(changed.ok ? changed : await this.#replace());
     });
     return this.#queued;
+  }
+
+  #noted(written: Result<void>): Result<void> {
+    this.#problem = written.ok ? '' : written.error;
+    return written;
   }
 
   async #replace(): Promise<Result<void>> {
@@ -288,3 +299,4 @@ const INET_SETS: readonly NodeSet[] = ['captured', 'held', 'mesh', 'nameservers'
 const SETS: readonly NodeSet[] = [...INET_SETS, 'local'];
 /** Changes of the mesh come in bursts. */
 const SETTLE_MS = 100;
+const RETRY_MS = 1000;

@@ -105,11 +105,13 @@ test('pods that come together are written together', async (t) => {
   t.equal(rules.length, 1);
 });
 
-test('an error is told to who enrols the pod, and the next write begins anew', async (t) => {
+test('an error is told to who enrols the pod, stays known, and the next write begins anew', async (t) => {
   const { guard, written, failing } = rig({ on: '-f' });
   t.match(await guard.put('a', POD), { ok: false, error: 'the rules of the node cannot be set: no such thing' });
+  t.equal(guard.problem, 'the rules of the node cannot be set: no such thing');
   delete failing.on;
   t.same(await guard.put('a', POD), ok(undefined));
+  t.equal(guard.problem, '');
   t.match((await written())[0], 'add table inet meltemi-node');
 });
 
