@@ -1,22 +1,22 @@
 import { networkInterfaces } from 'node:os';
 import { setTimeout as delay } from 'node:timers/promises';
-import { AuthorizationSchema } from '../gen/istio/security/authorization_pb.js';
-import { AddressSchema } from '../gen/istio/workload/workload_pb.js';
 import { buildCsr } from '../identity/csr.js';
 import type { Clock } from '../lib/clock.js';
 import type { ListenAddress, Route } from '../lib/http-server.js';
 import { logger } from '../telemetry/log.js';
 import { createRegistry, type MetricsRegistry } from '../telemetry/metrics.js';
-import { type AdsClient, connectAds } from '../xds/client.js';
+import type { AdsClient } from '../xds/client.js';
 import { AccessLog } from './admin/access-log.js';
 import { Pages } from './admin/pages.js';
 import { Readiness } from './admin/readiness.js';
 import { adminRoutes, metricsRoutes, readinessRoutes } from './admin/routes.js';
+import { declareAgentMetrics } from './agent-metrics.js';
 import { Authority } from './certs/authority.js';
 import { Certificates } from './certs/certificates.js';
 import { Trust } from './certs/trust.js';
 import type { NodeCni } from './cni/node-cni.js';
-import type { AgentConfig, Upstream } from './config.js';
+import type { AgentConfig } from './config.js';
+import { connectMesh } from './connect-mesh.js';
 import { readIfThere } from './credentials.js';
 import type { Dataplane } from './dataplane/dataplane.js';
 import type { NetnsTools, NetnsWatch } from './dataplane/netns.js';
@@ -36,7 +36,6 @@ import type { Self } from './route/observed.js';
 import { ReadFilter } from './route/read-filter.js';
 import { type Change, Store } from './store/store.js';
 import { Succession } from './succession.js';
-import { xdsMetrics } from './xds-metrics.js';
 
 /** What the agent is made of that touches the machine. */
 export interface AgentParts {
@@ -167,7 +166,17 @@ export class Agent {
     this.#readiness.condition('certificates', () => this.#certificates.missing().length === 0);
     this.#readiness.problem('node-rules', () => parts.guard?.problem ?? '');
     this.#readiness.problem('cni-plugin', () => this.#cni?.problem ?? '');
-    this.#declareMetrics();
+    declareAgentMetrics(this.#registry, {
+      version: parts.version,
+      dataplane,
+      guard: parts.guard,
+      store: this.#store,
+      decider: this.#decider,
+      enrolment: this.#enrolment,
+      certificates: this.#certificates,
+      accessLog: this.#accessLog,
+      dns: this.#dns,
+    });
   }
 
   /**
@@ -183,7 +192,14 @@ export class Agent {
     });
     this.#decider.start();
     await this.#trust.start();
-    this.#xds = this.#connectXds();
+    this.#xds = connectMesh(this.parts.config, this.parts.clock, this.#registry, {
+      addresses: (update) => this.#apply(this.#store.applyAddresses(update)),
+      policies: (update) => this.#apply(this.#store.applyPolicies(update)),
+      synced: () => {
+        this.#tasks.xds();
+        this.#compactLater(COMPACT_AFTER_MS);
+      },
+    });
     await this.#dns?.start();
     this.#tasks.dns();
     await this.#learn();
@@ -336,36 +352,6 @@ export class Agent {
     });
   }
 
-  #connectXds(): AdsClient {
-    const { config, clock } = this.parts;
-    return connectAds({
-      address: config.xds.address,
-      ...(config.xds.serverName === '' ? {} : { serverName: config.xds.serverName }),
-      rootCerts: () => readIfThere(config.xds.rootCert),
-      headers: () => headersOf(config.xds, config.cluster),
-      node: nodeOf(config),
-      types: [
-        {
-          typeUrl: typeUrl(AddressSchema.typeName),
-          mode: 'wildcard',
-          onUpdate: (update) => this.#apply(this.#store.applyAddresses(update)),
-        },
-        {
-          typeUrl: typeUrl(AuthorizationSchema.typeName),
-          mode: 'wildcard',
-          onUpdate: (update) => this.#apply(this.#store.applyPolicies(update)),
-        },
-      ],
-      onSynced: () => {
-        this.#tasks.xds();
-        this.#compactLater(COMPACT_AFTER_MS);
-      },
-      metrics: xdsMetrics(this.#registry),
-      clock,
-      log: logger('xds'),
-    });
-  }
-
   /** Gives memory back when the process has grown since the last time: once after the start, then now and then. */
   #compactLater(delayMs: number): void {
     this.parts.clock.schedule(delayMs, () => {
@@ -392,44 +378,6 @@ export class Agent {
     }
     this.#dns?.update(dnsChanges(change, this.#store));
   }
-
-  #declareMetrics(): void {
-    const { dataplane, version, dns } = this.parts;
-    const registry = this.#registry;
-    registry.append(() => dataplane.metrics());
-    if (dns !== undefined) registry.append(() => this.#dns?.metrics() ?? '');
-    registry.gauge('istio_build', 'Version of this agent.', ['component', 'tag']).set(1, {
-      component: 'meltemi',
-      tag: version,
-    });
-    const count = (name: string, help: string, read: () => number) => registry.gauge(name, help, [], read);
-    count('istio_active_proxy_count', 'Enrolled pods.', () => dataplane.stats().pods);
-    count('istio_pending_proxy_count', 'Captured pods that are not enrolled yet.', () => this.#enrolment.pending);
-    count('meltemi_uncaptured_pods', 'Running pods that should be captured and are not.', () => {
-      return this.#enrolment.uncaptured;
-    });
-    const { guard } = this.parts;
-    if (guard !== undefined) declareGuardMetrics(registry, guard);
-    count('meltemi_workloads', 'Workloads of the mesh known here.', () => this.#store.sizes.workloads);
-    count('meltemi_services', 'Services of the mesh known here.', () => this.#store.sizes.services);
-    count('meltemi_policies', 'Policies known here.', () => this.#store.sizes.policies);
-    count('meltemi_names_waiting', 'Connections that wait for the look-up of a name.', () => this.#decider.held);
-    count('meltemi_certificates_missing', 'Identities without a valid certificate.', () => {
-      return this.#certificates.missing().length;
-    });
-    count('meltemi_access_log_unwritten', 'Access log lines that could not be written.', () => this.#accessLog.dropped);
-  }
-}
-
-function declareGuardMetrics(registry: MetricsRegistry, guard: NodeGuard): void {
-  const count = (name: string, help: string, read: () => number) => registry.gauge(name, help, [], read);
-  count('meltemi_plaintext_held_total', 'Packets of captured pods to the mesh outside tunnels, refused.', () => {
-    return guard.counts.held;
-  });
-  count('meltemi_probe_source_spoofed_total', 'Packets under the address of health probes, dropped.', () => {
-    return guard.counts.spoofed;
-  });
-  count('meltemi_node_rules_drift_total', 'Times the rules of the node were found changed.', () => guard.drifts);
 }
 
 function selfOf(config: AgentConfig): Self {
@@ -437,45 +385,10 @@ function selfOf(config: AgentConfig): Self {
   return { node, cluster, network, trustDomain, clusterDomain, locality, meshPrefixes };
 }
 
-async function headersOf(upstream: Upstream, cluster: string): Promise<Record<string, string>> {
-  const token = await readIfThere(upstream.token);
-  return { clusterid: cluster, ...(token === undefined ? {} : { authorization: `Bearer ${token}` }) };
-}
-
-/** As control planes of this ecosystem expect a node agent to introduce itself. */
-function nodeOf(config: AgentConfig) {
-  const name = `meltemi-agent-${config.node}`;
-  const { rootNamespace, clusterDomain, locality } = config;
-  return {
-    id: `ztunnel~${ownIp()}~${name}.${rootNamespace}~${rootNamespace}.svc.${clusterDomain}`,
-    cluster: config.cluster,
-    locality: { region: locality.region, zone: locality.zone, subZone: locality.subzone },
-    metadata: {
-      NAME: name,
-      NAMESPACE: rootNamespace,
-      NODE_NAME: config.node,
-      CLUSTER_ID: config.cluster,
-      NETWORK: config.network,
-    },
-  };
-}
-
-function ownIp(): string {
-  for (const addresses of Object.values(networkInterfaces())) {
-    const own = addresses?.find(({ internal, family }) => !internal && family === 'IPv4');
-    if (own !== undefined) return own.address;
-  }
-  return '127.0.0.1';
-}
-
 /** All addresses of both families, where the machine has both. */
 function everywhere(port: number): ListenAddress {
   const hasIpv6 = Object.values(networkInterfaces()).some((each) => each?.some(({ family }) => family === 'IPv6'));
   return { host: hasIpv6 ? '::' : '0.0.0.0', port };
-}
-
-function typeUrl(name: string): string {
-  return `type.googleapis.com/${name}`;
 }
 
 const MAX_DUMPED_CONNECTIONS = 10_000;
