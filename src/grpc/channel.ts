@@ -6,11 +6,11 @@ import type {
   MessageShape,
 } from '@bufbuild/protobuf';
 import { create } from '@bufbuild/protobuf';
-import { Client, Metadata, type ServiceError } from '@grpc/grpc-js';
+import { Client, connectivityState, Metadata, type ServiceError } from '@grpc/grpc-js';
 import { type ChannelSecurity, channelCredentials } from './credentials.js';
 import { decoder, encoder, methodPath } from './method.js';
 import './library-log.js';
-import { RpcError } from './status.js';
+import { RpcError, StatusCode } from './status.js';
 
 export interface ChannelOptions extends ChannelSecurity {
   /** `host:port`. */
@@ -22,6 +22,8 @@ export interface ChannelOptions extends ChannelSecurity {
   /** A connection that answers no ping is given up: how often to ask, and how long to wait. */
   readonly keepaliveIntervalMs?: number;
   readonly keepaliveTimeoutMs?: number;
+  /** A stream ends with UNAVAILABLE when there is no connection after it. */
+  readonly connectTimeoutMs?: number;
 }
 
 /** Request headers by lower-case name. */
@@ -61,6 +63,7 @@ export interface Channel {
 }
 
 export function openChannel(options: ChannelOptions): Channel {
+  const { connectTimeoutMs = DEFAULT_CONNECT_TIMEOUT_MS } = options;
   const client = new Client(options.address, channelCredentials(options), {
     'grpc.max_receive_message_length': options.maxResponseBytes ?? DEFAULT_MAX_RESPONSE_BYTES,
     'grpc.max_send_message_length': -1,
@@ -116,8 +119,15 @@ export function openChannel(options: ChannelOptions): Channel {
       const close = (error: RpcError | undefined): void => {
         if (closed) return;
         closed = true;
+        clearTimeout(connecting);
         for (const callback of closing) callback(error);
       };
+      // Where packets get lost (a Service that led to a pod which has gone) the kernel would try for minutes.
+      const connecting = setTimeout(() => {
+        if (client.getChannel().getConnectivityState(false) === connectivityState.READY) return;
+        close(new RpcError(StatusCode.UNAVAILABLE, `no connection within ${connectTimeoutMs} ms`));
+        stream.cancel();
+      }, connectTimeoutMs);
       stream.on('error', (error: ServiceError) => close(rpcError(error)));
       stream.on('end', () => {
         stream.end();
@@ -158,6 +168,7 @@ function rpcError(error: ServiceError): RpcError {
 
 /** A mesh of 100,000 workloads arrives in one message of some 40 MB. */
 const DEFAULT_MAX_RESPONSE_BYTES = 256 * 1024 * 1024;
+const DEFAULT_CONNECT_TIMEOUT_MS = 10_000;
 const DEFAULT_KEEPALIVE_INTERVAL_MS = 30_000;
 const DEFAULT_KEEPALIVE_TIMEOUT_MS = 10_000;
 const FLOW_CONTROL_WINDOW_BYTES = 1024 * 1024;

@@ -43,8 +43,8 @@ export class Authority implements CertificateSource {
       );
       return readChain(identity, response.certChain);
     } catch (error) {
-      // The next attempt shall connect at once, and not wait for the pause of a channel that gave up.
-      if (error instanceof RpcError && error.code === StatusCode.UNAVAILABLE) this.close();
+      // The next attempt shall connect at once, and not wait for a channel that gave up, or never gets through.
+      if (error instanceof RpcError && ENDED.has(error.code)) this.close();
       return err(`${this.options.address} signed nothing for ${identity}: ${explain(error)}`);
     }
   }
@@ -100,4 +100,6 @@ const HINTS: ReadonlyMap<StatusCode, string> = new Map([
   [StatusCode.PERMISSION_DENIED, 'is a pod of this identity on this node?'],
 ]);
 
+/** What a channel ends with that is of no more use. */
+const ENDED: ReadonlySet<StatusCode> = new Set([StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED]);
 const DEFAULT_TIMEOUT_MS = 10_000;

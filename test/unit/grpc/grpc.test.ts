@@ -1,4 +1,5 @@
 import { generateKeyPairSync } from 'node:crypto';
+import { type AddressInfo, createServer } from 'node:net';
 import { create } from '@bufbuild/protobuf';
 import t, { type Test } from 'tap';
 import { AggregatedDiscoveryService } from '../../../src/gen/envoy/service/discovery/v3/ads_pb.js';
@@ -66,6 +67,27 @@ t.test('a call ends at its deadline, and at once when nobody listens', async (t)
   await t.rejects(open().unary(unary, {}, { timeoutMs: 20 }), { code: StatusCode.DEADLINE_EXCEEDED });
   await server.close(0);
   await t.rejects(open().unary(unary, {}), { code: StatusCode.UNAVAILABLE });
+});
+
+t.test('a stream ends when the connection does not come about', async (t) => {
+  // The library keeps an attempt under way until its peer, or the kernel, gives up.
+  const silent = createServer((socket) => t.teardown(() => socket.destroy()));
+  await new Promise<void>((resolve) => silent.listen(0, '127.0.0.1', resolve));
+  t.teardown(() => silent.close());
+  const { port } = silent.address() as AddressInfo;
+  const channel = openChannel({ address: `127.0.0.1:${port}`, connectTimeoutMs: 20 });
+  t.teardown(() => channel.close());
+  const error = await new Promise((resolve) => channel.bidi(bidi).onClose(resolve));
+  t.match(error, { code: StatusCode.UNAVAILABLE, message: 'no connection within 20 ms' });
+
+  const { open } = await serve(t, (server) => server.bidi(bidi, (stream) => stream.onMessage(() => stream.end())));
+  const stream = open({ connectTimeoutMs: 200 }).bidi(bidi);
+  stream.onMessage(() => {});
+  const closed = new Promise((resolve) => stream.onClose(resolve));
+  const past = new Promise((resolve) => setTimeout(resolve, 250));
+  t.equal(await Promise.race([closed, past]), undefined, 'one that has come about goes on');
+  stream.send({});
+  t.equal(await closed, undefined);
 });
 
 t.test('a request over the limit is refused', async (t) => {
