@@ -9,8 +9,8 @@ import { applyAndWait, clientIn, namespaceFor, type Sums } from './harness/tap-c
 
 /**
  * Parts are killed, cut off and filled up while captured pods make new connections; docs/faults.md says what happens.
- * Some 190 s at a load average of 35. What the mesh does in its own tests is not repeated: reboots and bursts of pods are in cni.test.ts, tokens
- * in identity.test.ts, two agents on a node in the lab (rollout.test.ts).
+ * Some 80 s. What the mesh does in its own tests is not repeated: reboots and bursts of pods are in cni.test.ts, tokens
+ * in identity.test.ts, two agents on a node in the lab (rollout.test.ts), clocks that move, too (outage.test.ts).
  */
 t.setTimeout(600_000);
 const cluster = await meshCluster();
