@@ -27,11 +27,10 @@ test('10,000 connections leave no descriptor and no memory behind', { timeout: 2
   };
   const warm = await round(2000);
   const after = await round(CONNECTIONS);
-  for (const [index, { pid, descriptors, rssBytes }] of after.entries()) {
+  await noMoreDescriptorsThan(warm);
+  for (const [index, { pid, rssBytes }] of after.entries()) {
     const start = warm[index];
     if (start === undefined || start.pid !== pid) throw new Error('an agent was restarted');
-    const more = descriptors - start.descriptors;
-    t.ok(more <= 2, `agent ${index + 1}: ${start.descriptors} descriptors, then ${descriptors}`);
     const grown = Math.round((rssBytes - start.rssBytes) / 1e6);
     t.ok(
       grown < 25,
@@ -47,9 +46,7 @@ test('idle connections give back what they held when they go', { timeout: 60_000
   t.ok((await openConnections()) >= 400, 'each is seen by both agents');
   for (const [index, talk] of talks.entries()) await talk.close({ reset: index % 2 === 0 });
   await until('no connection is open', async () => (await openConnections()) === 0);
-  for (const [index, { descriptors }] of usage().entries()) {
-    t.ok(descriptors <= (start[index]?.descriptors ?? 0) + 2, `agent ${index + 1}: ${descriptors} descriptors`);
-  }
+  await noMoreDescriptorsThan(start);
 });
 
 test('pods that come and go leave nothing in the agents', { timeout: 120_000 }, async (t) => {
@@ -74,15 +71,12 @@ test('pods that come and go leave nothing in the agents', { timeout: 120_000 }, 
   for (let round = 0; round < 5; round++) await visit();
   await settled();
   await until(
-    'agents hold as many namespaces and descriptors as before',
-    () =>
-      Promise.resolve(
-        heldNamespaces() <= namespaces &&
-          usage().every(({ descriptors }, i) => descriptors <= (start[i]?.descriptors ?? 0) + 2),
-      ),
+    'agents hold as many namespaces as before',
+    () => Promise.resolve(heldNamespaces() <= namespaces),
     10_000,
-    () => `namespaces ${namespaces} then ${heldNamespaces()}; descriptors ${JSON.stringify([start, usage()])}`,
+    () => `${namespaces}, then ${heldNamespaces()}`,
   );
+  await noMoreDescriptorsThan(start);
   t.pass();
 });
 
@@ -120,6 +114,16 @@ function usage(): Usage[] {
     descriptors: readdirSync(`/proc/${pid}/fd`).length,
     rssBytes: Number(/VmRSS:\s+(\d+) kB/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]) * 1000,
   }));
+}
+
+/** But for two; a program that an audit has just started has some for a moment. */
+function noMoreDescriptorsThan(before: readonly Usage[]): Promise<void> {
+  return until(
+    'agents have no more descriptors than before',
+    () => Promise.resolve(usage().every(({ descriptors }, i) => descriptors <= (before[i]?.descriptors ?? 0) + 2)),
+    10_000,
+    () => JSON.stringify([before, usage()]),
+  );
 }
 
 /** Descriptors of the agents that keep a network namespace alive. */
