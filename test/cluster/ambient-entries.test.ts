@@ -1,4 +1,5 @@
 import t from 'tap';
+import { serviceEntry } from '../support/manifests.js';
 import {
   AMBIENT,
   accessRecords,
@@ -120,12 +121,7 @@ t.test('an entry has the address that it names, and its name goes with it', asyn
 });
 
 function entry(name: string, spec: object): object {
-  return {
-    apiVersion: 'networking.istio.io/v1',
-    kind: 'ServiceEntry',
-    metadata: { name, namespace },
-    spec: { ports: PORTS, ...spec },
-  };
+  return serviceEntry(name, namespace, { ports: PORTS, ...spec });
 }
 
 async function remove(name: string): Promise<void> {

@@ -1,4 +1,5 @@
 import t from 'tap';
+import { serviceEntry } from '../support/manifests.js';
 import { AMBIENT, accessRecords, agentMetric, captured, OUT, peerAuthentication, podOn } from './harness/in-mesh.js';
 import { appService } from './harness/manifests.js';
 import { meshCluster } from './harness/mesh.js';
@@ -106,10 +107,5 @@ function headless(name: string, selector: Readonly<Record<string, string>>): obj
 }
 
 function entry(name: string, spec: object): object {
-  return {
-    apiVersion: 'networking.istio.io/v1',
-    kind: 'ServiceEntry',
-    metadata: { name, namespace },
-    spec: { ports: PORTS, ...spec },
-  };
+  return serviceEntry(name, namespace, { ports: PORTS, ...spec });
 }

@@ -3,7 +3,7 @@ import type { Logger } from '../../telemetry/log.js';
 import { podUid } from '../store/facts.js';
 import { type CaptureReason, captureOf, type PodRecord } from './pod-record.js';
 import type { PodSource } from './pod-source.js';
-import { attempt, type PodState, PodTask } from './pod-task.js';
+import { attempt, DELETED, LEFT, type PodState, PodTask, REPLACED } from './pod-task.js';
 
 /** What is done for a captured pod. Idempotent; errors are sentences. */
 export interface EnrolmentStep {
@@ -221,7 +221,7 @@ export class Enrolment {
     for (const [uid, record] of [...this.#prepared]) {
       if (!isOver(uid, record)) continue;
       this.#prepared.delete(uid);
-      for (const step of steps) await attempt(() => step.unenrol({ uid, record }, 'pod deleted'));
+      for (const step of steps) await attempt(() => step.unenrol({ uid, record }, DELETED));
     }
     if (this.#mode === 'working') this.#prepared.clear();
   }
@@ -229,9 +229,9 @@ export class Enrolment {
   #letGo(current: ReadonlyMap<string, PodRecord>): void {
     for (const [uid, task] of this.#tasks) {
       const record = current.get(uid);
-      if (record === undefined) void task.letGo('pod deleted');
-      else if (!captureOf(record).captured) void task.letGo('pod left the mesh');
-      else if (!task.isFor(record)) void task.letGo('pod replaced');
+      if (record === undefined) void task.letGo(DELETED);
+      else if (!captureOf(record).captured) void task.letGo(LEFT);
+      else if (!task.isFor(record)) void task.letGo(REPLACED);
     }
   }
 

@@ -177,7 +177,7 @@ export class PodTask {
 
   #whyUnenrol(wanted: PodRecord | undefined): string {
     if (this.#aim === undefined) return DELETED;
-    if (wanted !== undefined) return 'pod replaced';
+    if (wanted !== undefined) return REPLACED;
     return isAnothers(this.#aim) ? HANDED_ON : LEFT;
   }
 
@@ -267,9 +267,10 @@ function sameRecord(a: PodRecord | undefined, b: PodRecord): boolean {
   return a === b || JSON.stringify(a) === JSON.stringify(b);
 }
 
-/** Why a pod that is gone is un-enrolled. */
+/** Why a pod is un-enrolled. */
 export const DELETED = 'pod deleted';
-const LEFT = 'pod left the mesh';
+export const LEFT = 'pod left the mesh';
+export const REPLACED = 'pod replaced';
 const HANDED_ON = 'pod moved to another revision';
 const RETRY_BASE_MS = 100;
 const RETRY_MAX_MS = 5000;

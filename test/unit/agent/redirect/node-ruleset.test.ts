@@ -1,9 +1,7 @@
-import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { resolve } from 'node:path';
 import { test } from 'tap';
 import { bridgeRuleset, elementChanges, nodeRuleset } from '../../../../src/agent/redirect/node-ruleset.js';
+import { heldToGoldens } from '../../../support/goldens.js';
 
-const GOLDENS = resolve('test/golden/node-rules');
 const facts = {
   captured: ['10.0.1.2', '10.0.1.3', 'fd00:1::2'],
   held: ['10.0.1.2', 'fd00:1::2'],
@@ -19,16 +17,7 @@ const cases: Record<string, string> = {
   'bridge-keeps-sets.nft': bridgeRuleset('meltemi-node-next', 25008, {}),
 };
 
-for (const [name, text] of Object.entries(cases)) {
-  test(`the rules of ${name} are as written down`, async (t) => {
-    if (process.env.UPDATE_GOLDENS === '1') writeFileSync(resolve(GOLDENS, name), text);
-    t.equal(text, readFileSync(resolve(GOLDENS, name), 'utf8'));
-  });
-}
-
-test('no golden is without a case', async (t) => {
-  t.same(readdirSync(GOLDENS).sort(), Object.keys(cases).sort());
-});
+heldToGoldens('test/golden/node-rules', cases);
 
 test('each rule says why it is there', async (t) => {
   const rules = Object.values(cases).flatMap((text) => text.split('\n').filter((line) => line.startsWith('add rule')));

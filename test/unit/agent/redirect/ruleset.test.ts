@@ -1,10 +1,8 @@
-import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { resolve } from 'node:path';
 import { test } from 'tap';
 import { DEFAULT_REDIRECT_PORTS } from '../../../../src/agent/redirect/redirector.js';
 import { captureRuleset, releaseRuleset, removalRuleset } from '../../../../src/agent/redirect/ruleset.js';
+import { heldToGoldens } from '../../../support/goldens.js';
 
-const GOLDENS = resolve('test/golden/redirect');
 const ports = DEFAULT_REDIRECT_PORTS;
 const none: readonly string[] = [];
 
@@ -22,16 +20,7 @@ const cases: Record<string, string> = {
   'removal.nft': removalRuleset(),
 };
 
-for (const [name, text] of Object.entries(cases)) {
-  test(`the rules of ${name} are as written down`, async (t) => {
-    if (process.env.UPDATE_GOLDENS === '1') writeFileSync(resolve(GOLDENS, name), text);
-    t.equal(text, readFileSync(resolve(GOLDENS, name), 'utf8'));
-  });
-}
-
-test('no golden is without a case', async (t) => {
-  t.same(readdirSync(GOLDENS).sort(), Object.keys(cases).sort());
-});
+heldToGoldens('test/golden/redirect', cases);
 
 test('nameservers on loopback, of a family the pod has not, or unreadable are passed over', async (t) => {
   const text = captureRuleset({ ipv6: false, nameservers: ['127.0.0.53', 'fd00:96::a', 'ns1', '10.96.0.10'] }, ports);
