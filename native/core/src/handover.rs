@@ -2,6 +2,7 @@
 //! is lost. Both have them for a while: the old engine accepts until the new one says that it does, and keeps them even
 //! then, in case that the new one dies. The connection between the two stays as long as both live.
 use crate::api::Direction;
+use crate::net::Netns;
 use std::io::{Error, ErrorKind, Result};
 use std::mem::{size_of, zeroed};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -269,9 +270,9 @@ impl Drop for Door {
     }
 }
 
-/// Tells network namespaces apart: device and inode.
+/// Empty when it cannot be known.
 fn own_network() -> String {
-    std::fs::metadata("/proc/self/ns/net").map_or(String::new(), |meta| format!("{}:{}", meta.dev(), meta.ino()))
+    Netns::open("/proc/self/ns/net").map_or(String::new(), |netns| netns.id())
 }
 
 /// Neither a read nor a write of this socket, nor its connect, takes longer.

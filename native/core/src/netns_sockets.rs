@@ -1,11 +1,10 @@
 //! Plain sockets inside a pod's network namespace, for someone else to use: DNS mostly.
-use crate::net::{in_netns, to_raw};
+use crate::net::{Netns, in_netns, to_raw};
 use crate::shared::lock;
 use libc::{c_int, c_void, sockaddr, socklen_t};
 use std::io::{Error, Result};
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Mutex};
 
 /// A bound, non-blocking UDP socket, or that of a predecessor. `mark` 0 sets none. Another process of ours may bind the
@@ -83,8 +82,7 @@ fn shared(
     if address.port() == 0 {
         return in_netns(netns, make);
     }
-    let meta = std::fs::metadata(netns)?;
-    let key = format!("{kind} {}:{} {address}", meta.dev(), meta.ino());
+    let key = format!("{kind} {} {address}", Netns::open(netns)?.id());
     let fd = match take_inherited(&key) {
         Some(fd) => fd.try_clone()?,
         None => in_netns(netns, make)?,
